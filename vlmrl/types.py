@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Float64, Int32, UInt8
@@ -205,6 +205,7 @@ class Transitions:
         return len(self.obs)
 
 
+@runtime_checkable
 class Labeler(Protocol):
     """Answers queries. The job owns ledger, concurrency and budget."""
 
@@ -228,6 +229,7 @@ class Labeler(Protocol):
         ...
 
 
+@runtime_checkable
 class Rewarder(Protocol):
     """Returns a number per row."""
 
@@ -242,6 +244,7 @@ class Rewarder(Protocol):
         ...
 
 
+@runtime_checkable
 class Policy(Protocol):
     """Maps observations to action chunks."""
 
