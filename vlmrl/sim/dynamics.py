@@ -1,0 +1,92 @@
+"""What moves a scene: one protocol, and the table of families that implement it."""
+
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from typing import Protocol, cast
+
+import mujoco
+import numpy as np
+from jaxtyping import Float32, Float64
+
+from vlmrl.errors import unknown
+from vlmrl.sim.task import Task
+
+
+class Dynamics(Protocol):
+    """A MuJoCo model with its resets, its actions, its low-dimensional state and its own dense reward."""
+
+    model: mujoco.MjModel
+    data: mujoco.MjData
+    control_hz: float
+    action_names: tuple[str, ...]
+    state_names: tuple[str, ...]
+    low: Float32[np.ndarray, " D"]
+    high: Float32[np.ndarray, " D"]
+    """Bounds of the state."""
+
+    def reset(self, generator: np.random.Generator) -> None:
+        """Start an episode: the same start for the same generator state, whatever happened before."""
+        ...
+
+    def step(self, action: Float32[np.ndarray, " A"]) -> float:
+        """Advance one control step with an action in [-1, 1]; return the ground-truth reward."""
+        ...
+
+    def observe(self) -> Float32[np.ndarray, " D"]:
+        """The state as learners see it."""
+        ...
+
+    def memory(self) -> Float64[np.ndarray, " M"]:
+        """What the next steps depend on besides MuJoCo's own state; the length is fixed."""
+        ...
+
+    def remember(self, memory: Float64[np.ndarray, " M"]) -> None:
+        """Put `memory` back; called after MuJoCo's state was set, before kinematics are computed."""
+        ...
+
+
+class Expert(Protocol):
+    """A scripted policy; graded data comes from replacing some of its actions outside."""
+
+    def reset(self, seed: int) -> None:
+        """Start an episode."""
+        ...
+
+    def action(self, observation: Mapping[str, np.ndarray]) -> Float32[np.ndarray, " A"]:
+        """The action for one observation, in [-1, 1]."""
+        ...
+
+
+class Family(Protocol):
+    """A module of `vlmrl.sim.tasks`."""
+
+    def build(self, task: Task) -> Dynamics:
+        """Load the scene of a task."""
+        ...
+
+    def build_expert(self, task: Task) -> Expert:
+        """Make the scripted expert of a task."""
+        ...
+
+
+def _lazy(module: str) -> Callable[[], Family]:
+    return lambda: cast("Family", import_module(f"vlmrl.sim.tasks.{module}"))
+
+
+FAMILIES: Mapping[str, Callable[[], Family]] = {"cartpole": _lazy("cartpole"), "metaworld": _lazy("metaworld")}
+
+
+def family(task: Task) -> Family:
+    """Return the family that moves a task.
+
+    Raises:
+        ConfigError: if the task names none that exists, or its optional dependency is missing.
+    """
+    if task.physics.family not in FAMILIES:
+        raise unknown("physics family", task.physics.family, FAMILIES)
+    return FAMILIES[task.physics.family]()
+
+
+def expert(task: Task) -> Expert:
+    """Return the scripted expert of a task."""
+    return family(task).build_expert(task)

@@ -1,0 +1,133 @@
+"""The Gymnasium environment of a task: family dynamics, named success, progress, pictures and full state."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import gymnasium
+import mujoco
+import numpy as np
+from gymnasium.spaces import Box, Dict
+from jaxtyping import Float32, Float64, UInt8
+
+from vlmrl.errors import ConfigError, DataError
+from vlmrl.sim.dynamics import family
+from vlmrl.sim.predicates import MEASURES, PREDICATES, bind
+from vlmrl.sim.render import Renderer
+from vlmrl.sim.task import Task
+
+_STATE = (
+    mujoco.mjtState.mjSTATE_FULLPHYSICS
+    | mujoco.mjtState.mjSTATE_WARMSTART
+    | mujoco.mjtState.mjSTATE_CTRL
+    | mujoco.mjtState.mjSTATE_EQ_ACTIVE
+    | mujoco.mjtState.mjSTATE_MOCAP_POS
+    | mujoco.mjtState.mjSTATE_MOCAP_QUAT
+)
+"""All that our dynamics use of MuJoCo's integration state (external forces, always zero here, are left out)."""
+
+
+class SimEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
+    """A task as Gymnasium sees it.
+
+    The reward is the simulator's ground truth. Episodes are truncated at the task's horizon and never terminate.
+    `info` has `success` (of this step, with the task's `hold`) and `progress` (0 to 1, visible in the picture).
+    """
+
+    def __init__(self, task: Task, *, render_mode: str | None = None) -> None:
+        if render_mode not in (None, "rgb_array"):
+            raise ConfigError(f"render_mode is None or 'rgb_array', found {render_mode!r}")
+        self.task, self.render_mode = task, render_mode
+        self.metadata = {"render_modes": ["rgb_array"], "render_fps": round(task.control_hz)}
+        self._dynamics = family(task).build(task)
+        if abs(self._dynamics.control_hz - task.control_hz) > 1e-6:
+            raise ConfigError(f"task {task.name!r}: control_hz is {task.control_hz}, but {self._dynamics.control_hz:g}")
+        self.state_names, self.action_names = self._dynamics.state_names, self._dynamics.action_names
+        self.observation_space = Dict(state=Box(self._dynamics.low, self._dynamics.high, dtype=np.float32))
+        self.action_space = Box(-1.0, 1.0, (len(self.action_names),), np.float32)
+        self._holds = bind(PREDICATES, task.success, "predicate")
+        self._measure = bind(MEASURES, task.progress, "measure")
+        self._renderer = Renderer(self.model, task.cameras, render=task.render, robot_bodies=task.robot_bodies)
+        self._steps, self._held = 0, 0
+
+    @property
+    def model(self) -> mujoco.MjModel:
+        """The loaded scene."""
+        return self._dynamics.model
+
+    @property
+    def data(self) -> mujoco.MjData:
+        """The scene's present state."""
+        return self._dynamics.data
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """Start an episode; a seed gives the same start whatever happened before."""
+        super().reset(seed=seed)
+        self._steps, self._held = 0, 0
+        self._dynamics.reset(self.np_random)
+        return self._observation(), self._info()
+
+    def step(self, action: np.ndarray) -> tuple[dict[str, np.ndarray], float, bool, bool, dict[str, Any]]:
+        """Advance one control step; actions outside [-1, 1] are clipped."""
+        action = np.asarray(action, np.float32)
+        if action.shape != self.action_space.shape or not np.isfinite(action).all():
+            raise DataError(f"finite action of shape {self.action_space.shape} wanted, found {action!r}")
+        reward = self._dynamics.step(np.clip(action, -1, 1))
+        self._steps += 1
+        self._held = self._held + 1 if self._holds(self.model, self.data) else 0
+        return self._observation(), reward, False, self._steps >= self.task.horizon, self._info()
+
+    def frame(self, camera: str | None = None) -> UInt8[np.ndarray, "H W 3"]:
+        """Draw the present state, RGB; by default what rewards and labelers see."""
+        return self._renderer.frame(self.data, camera or self.task.camera)
+
+    def render(self) -> UInt8[np.ndarray, "H W 3"] | None:  # type: ignore[override]
+        """Gymnasium's name for `frame`, with the robot in the picture."""
+        return None if self.render_mode is None else self.frame(self.task.video)
+
+    def settings(self, camera: str | None = None) -> Mapping[str, object]:
+        """What determines a camera's pictures, JSON-ready."""
+        return self.task.settings(camera or "") | {"renderer": f"mujoco {mujoco.__version__}"}
+
+    def sim_state(self) -> Float64[np.ndarray, " S"]:
+        """Everything that the next steps and pictures depend on."""
+        state = np.empty(mujoco.mj_stateSize(self.model, _STATE))
+        mujoco.mj_getState(self.model, self.data, state, _STATE)
+        return np.concatenate([[self._steps, self._held], state, self._dynamics.memory()])
+
+    def set_sim_state(self, state: Float64[np.ndarray, " S"]) -> None:
+        """Return to a state that `sim_state` gave, also in another environment of the same task.
+
+        Raises:
+            DataError: if it is not of this task's length.
+        """
+        size = mujoco.mj_stateSize(self.model, _STATE)
+        memory = len(self._dynamics.memory())
+        if state.shape != (2 + size + memory,):
+            raise DataError(f"simulator state of task {self.task.name!r} has {2 + size + memory} numbers, found {state.shape}")
+        self._steps, self._held = int(state[0]), int(state[1])
+        mujoco.mj_setState(self.model, self.data, state[2 : 2 + size], _STATE)
+        self._dynamics.remember(state[2 + size :])
+        mujoco.mj_forward(self.model, self.data)
+
+    def close(self) -> None:
+        """Free the graphics context; safe to call twice."""
+        self._renderer.close()
+
+    def _observation(self) -> dict[str, Float32[np.ndarray, " D"]]:
+        return {"state": self._dynamics.observe()}
+
+    def _info(self) -> dict[str, Any]:
+        success = self._held >= self.task.hold
+        return {"success": success, "progress": float(self._measure(self.model, self.data))}
+
+
+def make(task: Task, *, image_size: tuple[int, int] | None = None, render_mode: str | None = None) -> SimEnv:
+    """Build a task's environment; `image_size` (height, width) replaces that of the rewards' camera."""
+    if image_size is not None:
+        height, width = image_size
+        judge = replace(task.cameras[task.camera], height=height, width=width)
+        task = replace(task, cameras={**task.cameras, task.camera: judge})
+    return SimEnv(task, render_mode=render_mode)

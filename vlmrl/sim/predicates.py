@@ -1,0 +1,67 @@
+"""Named success predicates and progress measures over a MuJoCo model and its data: the vocabulary of `task.yaml`."""
+
+import inspect
+import math
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from vlmrl.errors import ConfigError, unknown
+
+if TYPE_CHECKING:
+    import mujoco
+
+
+def joint_value(model: "mujoco.MjModel", data: "mujoco.MjData", joint: str) -> float:
+    """Position of a slide (m) or hinge (rad) joint."""
+    return float(data.qpos[model.joint(joint).qposadr[0]])
+
+
+def joint_beyond(model: "mujoco.MjModel", data: "mujoco.MjData", *, joint: str, value: float) -> bool:
+    """The joint has gone from zero as far as `value` or farther, on the side of its sign."""
+    return math.copysign(1.0, value) * (joint_value(model, data, joint) - value) >= 0
+
+
+def joint_within(model: "mujoco.MjModel", data: "mujoco.MjData", *, joint: str, limit: float) -> bool:
+    """The joint is nearer to zero than `limit`."""
+    return abs(joint_value(model, data, joint)) < limit
+
+
+def joint_travel(model: "mujoco.MjModel", data: "mujoco.MjData", *, joint: str, start: float, end: float) -> float:
+    """How far the joint has gone from `start` (0) to `end` (1)."""
+    return min(max((joint_value(model, data, joint) - start) / (end - start), 0.0), 1.0)
+
+
+def joint_centred(model: "mujoco.MjModel", data: "mujoco.MjData", *, joint: str, limit: float) -> float:
+    """1 where the joint is at zero, 0 where it is `limit` away or farther."""
+    return max(1 - abs(joint_value(model, data, joint)) / limit, 0.0)
+
+
+PREDICATES: Mapping[str, Callable[..., bool]] = {"joint_beyond": joint_beyond, "joint_within": joint_within}
+MEASURES: Mapping[str, Callable[..., float]] = {"joint_travel": joint_travel, "joint_centred": joint_centred}
+
+
+def check_parameters(table: Mapping[str, Callable[..., object]], given: Mapping[str, Any], kind: str, where: str) -> None:
+    """Check that `given[kind]` names a function of the table and the other keys are exactly its parameters.
+
+    Raises:
+        ConfigError: if not; the message lists what is wanted.
+    """
+    name = given.get(kind)
+    if name not in table:
+        raise ConfigError(f"{where}: {unknown(kind, str(name), table)}")
+    signature = inspect.signature(table[str(name)])
+    wanted = {k: p.annotation for k, p in signature.parameters.items() if p.kind is p.KEYWORD_ONLY}
+    found = {k: v for k, v in given.items() if k != kind}
+    if set(found) != set(wanted):
+        raise ConfigError(f"{where}: {name} takes {', '.join(wanted)}; found {', '.join(found) or 'nothing'}")
+    for key, value in found.items():
+        if not isinstance(value, str if wanted[key] is str else (int, float)) or isinstance(value, bool):
+            raise ConfigError(f"{where}: {key}: {wanted[key].__name__} wanted, found {value!r}")
+
+
+def bind(
+    table: Mapping[str, Callable[..., Any]], given: Mapping[str, Any], kind: str
+) -> Callable[["mujoco.MjModel", "mujoco.MjData"], Any]:
+    """Return the named function with its parameters filled in."""
+    function, parameters = table[given[kind]], {k: v for k, v in given.items() if k != kind}
+    return lambda model, data: function(model, data, **parameters)

@@ -1,0 +1,153 @@
+"""Our own MuJoCo renderer: one camera of a task to one picture, without what makes software OpenGL slow.
+
+`mujoco.Renderer` and Gymnasium's wrappers expose neither shadows, reflections and multisampling, nor which bodies are
+drawn. Cameras are placed in the scene directly, so that the model needs none and a crop costs no pixels.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+
+import mujoco
+import numpy as np
+from jaxtyping import Float64, UInt8
+
+from vlmrl.errors import ConfigError, unknown
+from vlmrl.sim.task import Camera, Render
+
+_ROBOT_GROUP = 2
+"""Geom group given to the robot: drawn by default like 0 and 1, so other renderers see no change, but apart from them."""
+
+
+class Renderer:
+    """Draws the cameras of a task; the graphics context is made at the first picture."""
+
+    def __init__(
+        self, model: mujoco.MjModel, cameras: Mapping[str, Camera], *, render: Render, robot_bodies: Sequence[str] = ()
+    ) -> None:
+        self._model, self._cameras, self._settings = model, dict(cameras), render
+        self._context: _Context | None = None
+        _group_robot(model, robot_bodies)
+        self._options = {robot: _options(robot, render) for robot in (False, True)}
+
+    def frame(self, data: mujoco.MjData, camera: str) -> UInt8[np.ndarray, "H W 3"]:
+        """Draw one picture, RGB, top row first.
+
+        Raises:
+            ConfigError: if there is no such camera, or no graphics context can be made.
+        """
+        if camera not in self._cameras:
+            raise unknown("camera", camera, self._cameras)
+        placement = self._cameras[camera]
+        if self._context is None:
+            self._context = _Context(self._model, self._settings)
+        position = np.asarray(placement.position, np.float64)
+        if placement.follow:
+            position = position + data.body(placement.follow).xpos
+        self._context.place(placement, position, near=self._model.vis.map.znear * self._model.stat.extent)
+        return self._context.draw(data, self._options[placement.robot], placement)
+
+    def close(self) -> None:
+        """Free the graphics context; a later picture makes a new one."""
+        context, self._context = self._context, None
+        if context is not None:
+            context.free()
+
+
+def _options(robot: bool, render: Render) -> mujoco.MjvOption:
+    options = mujoco.MjvOption()
+    options.geomgroup[:] = 0
+    options.geomgroup[:_ROBOT_GROUP] = 1
+    options.geomgroup[_ROBOT_GROUP] = robot
+    options.sitegroup[:] = options.sitegroup * render.sites
+    return options
+
+
+def _group_robot(model: mujoco.MjModel, robot_bodies: Sequence[str]) -> None:
+    """Move the drawn geoms of the robot's bodies into a group of their own."""
+    bodies = {model.body(i).name: i for i in range(model.nbody)}
+    inside: set[int] = set()
+    for name in robot_bodies:
+        if name not in bodies:
+            raise unknown("body", name, (b for b in bodies if b))
+        inside.add(bodies[name])
+    for i in range(1, model.nbody):
+        if int(model.body_parentid[i]) in inside:
+            inside.add(i)
+    for i in range(model.ngeom):
+        if int(model.geom_group[i]) <= _ROBOT_GROUP:
+            robot = int(model.geom_bodyid[i]) in inside
+            model.geom_group[i] = _ROBOT_GROUP if robot else min(int(model.geom_group[i]), _ROBOT_GROUP - 1)
+
+
+class _Context:
+    """An OpenGL context with the model uploaded, and the abstract scene."""
+
+    def __init__(self, model: mujoco.MjModel, settings: Render) -> None:
+        self._model = model
+        self._scene = mujoco.MjvScene(model, maxgeom=2 * model.ngeom + 1000)
+        self._scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = settings.shadows
+        self._scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = settings.reflections
+        self._user = mujoco.MjvCamera()
+        # A user camera is left as `place` set it, and the headlight follows it.
+        self._user.type = mujoco.mjtCamera.mjCAMERA_USER
+        self._size = (0, 0)
+        self._gl = _gl_context()
+        samples, model.vis.quality.offsamples = model.vis.quality.offsamples, settings.multisampling
+        self._mjr: mujoco.MjrContext | None = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_100)
+        model.vis.quality.offsamples = samples
+        mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._mjr)
+
+    def place(self, camera: Camera, position: Float64[np.ndarray, "3"], *, near: float) -> None:
+        """Set the scene's two eyes (they coincide) to the cropped view of a camera."""
+        right, up = np.asarray(camera.xyaxes[:3]), np.asarray(camera.xyaxes[3:])
+        right = right / np.linalg.norm(right)
+        up = up - right * (right @ up)
+        up = up / np.linalg.norm(up)
+        left, top, right_edge, bottom = camera.crop
+        if camera.flip:
+            top, bottom = 1 - bottom, 1 - top
+        half = near * math.tan(math.radians(camera.fovy) / 2)
+        aspect = (camera.width / camera.height) * (bottom - top) / (right_edge - left)
+        for eye in self._scene.camera:
+            eye.pos, eye.forward, eye.up = position, np.cross(up, right), up
+            eye.frustum_near, eye.frustum_far = near, self._model.vis.map.zfar * self._model.stat.extent
+            eye.frustum_top, eye.frustum_bottom = half * (1 - 2 * top), half * (1 - 2 * bottom)
+            eye.frustum_center = half * aspect * (left + right_edge - 1)
+            eye.frustum_width = 0.5 * half * aspect * 2 * (right_edge - left)
+            eye.orthographic = 0
+
+    def draw(
+        self, data: mujoco.MjData, options: mujoco.MjvOption, camera: Camera
+    ) -> UInt8[np.ndarray, "H W 3"]:
+        """Render the placed view at the camera's size."""
+        self._gl.make_current()
+        if self._size != (camera.width, camera.height):
+            mujoco.mjr_resizeOffscreen(camera.width, camera.height, self._mjr)
+            self._size = (camera.width, camera.height)
+        everything = mujoco.mjtCatBit.mjCAT_ALL
+        mujoco.mjv_updateScene(self._model, data, options, None, self._user, everything, self._scene)
+        rectangle = mujoco.MjrRect(0, 0, camera.width, camera.height)
+        mujoco.mjr_render(rectangle, self._scene, self._mjr)
+        pixels = np.empty((camera.height, camera.width, 3), np.uint8)
+        mujoco.mjr_readPixels(pixels, None, rectangle, self._mjr)
+        # OpenGL's first row is the lowest, so a picture to be flipped is already as wanted.
+        return pixels if camera.flip else np.ascontiguousarray(pixels[::-1])
+
+    def free(self) -> None:
+        self._gl.make_current()
+        if self._mjr is not None:
+            self._mjr.free()
+            self._mjr = None
+        self._gl.free()
+
+
+def _gl_context() -> "mujoco.gl_context.GLContext":
+    try:
+        context = mujoco.gl_context.GLContext(64, 64)
+        context.make_current()
+    except (RuntimeError, ImportError, AttributeError, OSError) as error:
+        raise ConfigError(
+            f"no off-screen OpenGL: {error}; install libegl1 libgl1 libegl-mesa0 libgl1-mesa-dri and set MUJOCO_GL=egl, "
+            "or libosmesa6 and MUJOCO_GL=osmesa (vlmrl doctor says which)"
+        ) from error
+    return context

@@ -1,0 +1,191 @@
+"""A task: the sentence, the scene, the cameras and the success predicate, read from `tasks/<name>/task.yaml`."""
+
+from collections.abc import Mapping
+from dataclasses import MISSING, asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, cast, get_args, get_origin, get_type_hints
+
+import yaml
+
+from vlmrl.content import find, names
+from vlmrl.errors import ConfigError, unknown
+from vlmrl.sim.predicates import MEASURES, PREDICATES, check_parameters
+
+Vector = tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Camera:
+    """Where a picture is taken from, in the scene's frame."""
+
+    position: Vector
+    """m; relative to the body `follow` where that is set."""
+    xyaxes: Vector
+    """Picture's right and up axes as six numbers, MuJoCo's convention."""
+    fovy: float = 45.0
+    """Vertical opening angle of the uncropped picture, degrees."""
+    crop: Vector = (0.0, 0.0, 1.0, 1.0)
+    """Left, top, right, bottom of what is kept, in fractions of the picture as it comes out."""
+    flip: bool = False
+    """Mirror top and bottom (RL-VLM-F flips its Meta-World pictures)."""
+    robot: bool = False
+    """Whether the robot's visual geoms are drawn."""
+    follow: str = ""
+    """Body the camera travels with; its orientation stays fixed."""
+    height: int = 128
+    width: int = 128
+    """Pixels."""
+
+
+@dataclass(frozen=True)
+class Render:
+    """What software OpenGL spends its time on (shadows, reflections, multisampling: 10 to 17 times) is off."""
+
+    shadows: bool = False
+    reflections: bool = False
+    multisampling: int = 0
+    """Samples a pixel, 0 none."""
+    sites: bool = False
+    """Draw MuJoCo sites: Meta-World marks the goal with one, which would tell the answer."""
+
+
+@dataclass(frozen=True)
+class Physics:
+    """Which dynamics move the scene."""
+
+    family: str
+    """A name in `vlmrl.sim.dynamics.FAMILIES`."""
+    name: str = ""
+    """The family's own environment, for example `drawer-open-v3`."""
+
+
+@dataclass(frozen=True)
+class Resets:
+    """How episodes start."""
+
+    fixed: bool = False
+    """Every seed starts alike, so that success rates are 0 or 100 %: only for comparison with papers."""
+    object: Vector = ()
+    """Fixed pose of the object, m; empty: the family's own distribution."""
+    hand: Vector = ()
+    """Start of the hand, m; empty: the family's own."""
+    spread: float = 0.05
+    """Half-width of the uniform start of each state, for families that draw one (cartpole)."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """Everything that defines a task; hyperparameters of learners are not part of it."""
+
+    name: str
+    instruction: str
+    """Goal phrase, as it follows `The goal is `."""
+    physics: Physics
+    horizon: int
+    """Control steps an episode."""
+    control_hz: float
+    cameras: Mapping[str, Camera]
+    success: Mapping[str, Any]
+    """`predicate` names an entry of `PREDICATES`, the other keys are its parameters."""
+    progress: Mapping[str, Any]
+    """`measure` names an entry of `MEASURES`, the other keys are its parameters."""
+    caption: str = ""
+    """The finished goal as a statement, for image-text models."""
+    camera: str = "judge"
+    """The camera of rewards and labelers."""
+    video: str = "video"
+    """The camera of rollout videos."""
+    robot_bodies: tuple[str, ...] = ()
+    """Root bodies of the robot, for cameras that hide it."""
+    hold: int = 1
+    """Control steps without a break over which the predicate must hold to count as success."""
+    resets: Resets = Resets()
+    render: Render = Render()
+    folder: Path = field(default=Path(), compare=False)
+
+    def settings(self, camera: str = "") -> dict[str, object]:
+        """Return what determines a picture of one camera, JSON-ready, for the store to record."""
+        chosen = camera or self.camera
+        if chosen not in self.cameras:
+            raise unknown("camera", chosen, self.cameras)
+        placement = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self.cameras[chosen]).items()}
+        return {"task": self.name, "camera": chosen, **placement, **asdict(self.render)}
+
+
+def load_task(name: str) -> Task:
+    """Read `tasks/<name>/task.yaml`.
+
+    Raises:
+        ConfigError: if there is no such task, or a key is unknown, missing or of the wrong type.
+    """
+    if name not in (have := names("tasks")):
+        raise unknown("task", name, have)
+    path = find("tasks", name) / "task.yaml"
+    if not path.is_file():
+        raise ConfigError(f"task {name!r}: {path} is missing")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not valid YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path}: a mapping of keys wanted, found {type(content).__name__}")
+    given = {k: v for k, v in cast("dict[str, Any]", content).items() if k not in ("name", "folder")}
+    if len(given) != len(cast("dict[str, Any]", content)):
+        raise ConfigError(f"{path}: keys 'name' and 'folder' follow from where the file lies; remove them")
+    task = cast("Task", _build(Task, given | {"name": name, "folder": path.parent}, str(path)))
+    _check(task, str(path))
+    return task
+
+
+def _check(task: Task, where: str) -> None:
+    for wanted in (task.camera, task.video):
+        if wanted not in task.cameras:
+            raise ConfigError(f"{where}: {unknown('camera', wanted, task.cameras)}")
+    for name, camera in task.cameras.items():
+        _check_camera(camera, f"{where}: cameras.{name}")
+    check_parameters(PREDICATES, task.success, "predicate", f"{where}: success")
+    check_parameters(MEASURES, task.progress, "measure", f"{where}: progress")
+    if task.horizon < 1 or task.control_hz <= 0 or task.hold < 1:
+        raise ConfigError(f"{where}: horizon, control_hz and hold must be positive")
+
+
+def _check_camera(camera: Camera, where: str) -> None:
+    left, top, right, bottom = camera.crop if len(camera.crop) == 4 else (0.0, 0.0, 0.0, 0.0)
+    if not (0 <= left < right <= 1 and 0 <= top < bottom <= 1):
+        raise ConfigError(f"{where}.crop: left, top, right, bottom within 0 and 1 wanted, found {list(camera.crop)}")
+    if len(camera.position) != 3 or len(camera.xyaxes) != 6:
+        raise ConfigError(f"{where}: position has 3 numbers and xyaxes 6")
+    if min(camera.height, camera.width) < 1 or not 0 < camera.fovy < 180:
+        raise ConfigError(f"{where}: height and width must be positive and fovy between 0 and 180 degrees")
+
+
+def _build(cls: type, given: Mapping[str, Any], where: str) -> object:
+    """Make a dataclass from a mapping; unknown, missing and mistyped keys are errors."""
+    hints = get_type_hints(cls)
+    known = {f.name: f for f in fields(cls)}
+    public = [k for k in known if not (cls is Task and k in ("name", "folder"))]
+    for key in given:
+        if key not in known:
+            raise ConfigError(f"{where}: {unknown('key', str(key), public)}")
+    missing = [k for k, f in known.items() if k not in given and f.default is MISSING and f.default_factory is MISSING]
+    if missing:
+        raise ConfigError(f"{where}: missing key {', '.join(map(repr, missing))}; have: {', '.join(sorted(public))}")
+    return cls(**{k: _convert(hints[k], v, f"{where}: {k}") for k, v in given.items()})
+
+
+def _convert(hint: Any, value: Any, where: str) -> Any:
+    """Check a YAML value against a type; integers pass as floats, nothing else is changed."""
+    origin, arguments = get_origin(hint), get_args(hint)
+    if isinstance(hint, type) and hasattr(hint, "__dataclass_fields__") and isinstance(value, Mapping):
+        return _build(hint, cast("Mapping[str, Any]", value), where)
+    if origin is tuple and isinstance(value, list):
+        return tuple(_convert(arguments[0], v, f"{where}[{i}]") for i, v in enumerate(cast("list[Any]", value)))
+    if origin is not None and isinstance(origin, type) and issubclass(origin, Mapping) and isinstance(value, Mapping):
+        pairs = cast("Mapping[str, Any]", value).items()
+        return {str(k): v if arguments[1] is Any else _convert(arguments[1], v, f"{where}.{k}") for k, v in pairs}
+    if hint is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+        return float(value)
+    if isinstance(hint, type) and isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
+        return value
+    wanted = getattr(hint, "__name__", str(hint)) if origin is None else str(hint).replace("typing.", "")
+    raise ConfigError(f"{where}: {wanted} wanted, found {value!r}")

@@ -1,0 +1,1 @@
+"""Dynamics that YAML cannot say, one family a file."""

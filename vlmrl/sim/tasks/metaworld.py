@@ -1,0 +1,138 @@
+"""Meta-World's Sawyer environments (metaworld 3.1): their scenes, rewards and scripted policies.
+
+Differences from the stock environment: a seed decides the start whatever happened before; the first observation shows
+the object where it is (stock, it shows the previous episode's); an episode is reset once, not twice.
+"""
+
+import warnings
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, cast
+
+import mujoco
+import numpy as np
+from jaxtyping import Float32, Float64
+
+from vlmrl.errors import ConfigError, unknown
+from vlmrl.sim.task import Task
+
+if TYPE_CHECKING:
+    from metaworld.sawyer_xyz_env import SawyerXYZEnv
+
+_HAND = ("hand_x", "hand_y", "hand_z", "gripper")
+_OBJECT = tuple(f"object{i}_{k}" for i in (1, 2) for k in ("x", "y", "z", "qw", "qx", "qy", "qz"))
+_NOW = _HAND + _OBJECT
+
+
+class Sawyer:
+    """One Meta-World environment, driven below its own `reset` and `step`."""
+
+    action_names = ("hand_dx", "hand_dy", "hand_dz", "gripper")
+    state_names = (*_NOW, *(f"{n}_before" for n in _NOW), "goal_x", "goal_y", "goal_z")
+    """Meta-World's own 39 numbers; the goal is zero as in its partially observable tasks."""
+
+    def __init__(self, task: Task) -> None:
+        self._env = _environment(task.physics.name)
+        # Beyond its 500 steps the stock environment raises; the horizon is the task's.
+        self._env.max_path_length = 2**31
+        self._object = np.asarray(task.resets.object, np.float64) if task.resets.object else None
+        if task.resets.hand:
+            self._env.hand_init_pos = np.asarray(task.resets.hand, np.float64)
+        self.model, self.data = self._env.model, self._env.data
+        self.control_hz = 1 / (self.model.opt.timestep * self._env.frame_skip)
+        space = self._env.sawyer_observation_space
+        self.low, self.high = space.low.astype(np.float32), space.high.astype(np.float32)
+        self._moved = np.flatnonzero(self.model.body_parentid == 0)
+        self._state = np.zeros(39)
+
+    def reset(self, generator: np.random.Generator) -> None:
+        env = self._env
+        mujoco.mj_resetData(self.model, self.data)
+        env.curr_path_length = 0
+        env._did_see_sim_exception = False
+        env.np_random = generator
+        env.seeded_rand_vec, env._freeze_rand_vec = True, self._object is not None
+        env._last_rand_vec = self._object
+        env.reset_model()
+        mujoco.mj_forward(self.model, self.data)
+        now = env._get_curr_obs_combined_no_goal()
+        env._prev_obs = now
+        self._state = self._clipped(np.hstack((now, now, np.zeros(3))))
+
+    def step(self, action: Float32[np.ndarray, " A"]) -> float:
+        self._state, reward, _, _, _ = self._env.step(action)
+        return float(reward)
+
+    def observe(self) -> Float32[np.ndarray, " D"]:
+        return self._state.astype(np.float32)
+
+    def memory(self) -> Float64[np.ndarray, " M"]:
+        # Resets move bodies of the model itself, and the reward measures from the reset's own geometry.
+        target, tcp = self._env._target_pos, self._env.init_tcp
+        bodies = self.model.body_pos[self._moved].ravel()
+        return np.concatenate([target, tcp, self._env.obj_init_pos, self._env._prev_obs, self._state, bodies])
+
+    def remember(self, memory: Float64[np.ndarray, " M"]) -> None:
+        env = self._env
+        env._target_pos, env.init_tcp, env.obj_init_pos = (memory[i : i + 3].copy() for i in (0, 3, 6))
+        env._prev_obs, self._state = memory[9:27].copy(), memory[27:66].copy()
+        self.model.body_pos[self._moved] = memory[66:].reshape(-1, 3)
+        env.curr_path_length = 0
+        env._did_see_sim_exception = False
+
+    def _clipped(self, state: Float64[np.ndarray, "39"]) -> Float64[np.ndarray, "39"]:
+        space = self._env.sawyer_observation_space
+        return np.clip(state, space.low, space.high)
+
+
+class ScriptedPolicy:
+    """Meta-World's own scripted policy; it has no memory."""
+
+    def __init__(self, name: str) -> None:
+        table = _policies()
+        if name not in table:
+            raise unknown("Meta-World policy", name, table)
+        self._policy = table[name]()
+
+    def reset(self, seed: int) -> None:
+        del seed
+
+    def action(self, observation: Mapping[str, np.ndarray]) -> Float32[np.ndarray, " A"]:
+        with warnings.catch_warnings():
+            # It warns whenever a gain would exceed the action's range, which is clipped here.
+            warnings.simplefilter("ignore", UserWarning)
+            action = self._policy.get_action(np.asarray(observation["state"], np.float64))
+        return np.clip(action, -1, 1).astype(np.float32)
+
+
+def build(task: Task) -> Sawyer:
+    """Load a Meta-World environment."""
+    return Sawyer(task)
+
+
+def build_expert(task: Task) -> ScriptedPolicy:
+    """Make Meta-World's scripted policy of a task."""
+    return ScriptedPolicy(task.physics.name)
+
+
+def _environment(name: str) -> "SawyerXYZEnv":
+    try:
+        from metaworld.env_dict import ALL_V3_ENVIRONMENTS
+    except ModuleNotFoundError as error:
+        raise _missing(error) from error
+    if name not in ALL_V3_ENVIRONMENTS:
+        raise unknown("Meta-World environment", name, ALL_V3_ENVIRONMENTS)
+    env = ALL_V3_ENVIRONMENTS[name]()
+    env._set_task_called = True
+    return cast("SawyerXYZEnv", env)
+
+
+def _policies() -> Mapping[str, Any]:
+    try:
+        from metaworld.policies import ENV_POLICY_MAP
+    except ModuleNotFoundError as error:
+        raise _missing(error) from error
+    return ENV_POLICY_MAP
+
+
+def _missing(error: ModuleNotFoundError) -> ConfigError:
+    return ConfigError(f"Meta-World tasks need the extra 'sims' ({error}): pip install 'vlmrl[sims]'")
