@@ -7,6 +7,8 @@ from vlmrl.errors import ConfigError, unknown
 
 Group = Literal["conf", "tasks", "robots"]
 
+GROUPS: tuple[Group, ...] = get_args(Group)
+
 _KIND = {"conf": "configuration", "tasks": "task", "robots": "robot"}
 
 
@@ -35,8 +37,8 @@ def places(group: Group) -> list[Path]:
     Raises:
         ConfigError: if the group is not a content folder.
     """
-    if group not in get_args(Group):
-        raise unknown("content folder", group, get_args(Group))
+    if group not in GROUPS:
+        raise unknown("content folder", group, GROUPS)
     package = Path(__file__).resolve().parent
     candidates = [Path.cwd() / group, package / "_content" / group]
     if (package.parent / "pyproject.toml").is_file():
