@@ -1,7 +1,20 @@
 """Simulated tasks: Gymnasium environments with named success, fast pictures and full state."""
 
-from vlmrl.sim.dynamics import expert
-from vlmrl.sim.env import SimEnv, make
+from typing import TYPE_CHECKING
+
+from vlmrl.sim.register import expert, make
 from vlmrl.sim.task import Task, load_task
 
-__all__ = ["SimEnv", "Task", "expert", "load_task", "make"]
+if TYPE_CHECKING:
+    from vlmrl.sim.env import SimEnv as SimEnv
+
+__all__ = ["Task", "expert", "load_task", "make"]
+
+
+def __getattr__(name: str) -> object:
+    """Import `SimEnv` when it is asked for: it brings MuJoCo."""
+    if name == "SimEnv":
+        from vlmrl.sim.env import SimEnv
+
+        return SimEnv
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

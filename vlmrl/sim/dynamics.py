@@ -86,7 +86,3 @@ def family(task: Task) -> Family:
         raise unknown("physics family", task.physics.family, FAMILIES)
     return FAMILIES[task.physics.family]()
 
-
-def expert(task: Task) -> Expert:
-    """Return the scripted expert of a task."""
-    return family(task).build_expert(task)

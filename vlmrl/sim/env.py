@@ -1,7 +1,6 @@
 """The Gymnasium environment of a task: family dynamics, named success, progress, pictures and full state."""
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import gymnasium
@@ -123,11 +122,3 @@ class SimEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
         success = self._held >= self.task.hold
         return {"success": success, "progress": float(self._measure(self.model, self.data))}
 
-
-def make(task: Task, *, image_size: tuple[int, int] | None = None, render_mode: str | None = None) -> SimEnv:
-    """Build a task's environment; `image_size` (height, width) replaces that of the rewards' camera."""
-    if image_size is not None:
-        height, width = image_size
-        judge = replace(task.cameras[task.camera], height=height, width=width)
-        task = replace(task, cameras={**task.cameras, task.camera: judge})
-    return SimEnv(task, render_mode=render_mode)

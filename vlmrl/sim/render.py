@@ -4,13 +4,16 @@
 drawn. Cameras are placed in the scene directly, so that the model needs none and a crop costs no pixels.
 """
 
+import atexit
 import math
+import weakref
 from collections.abc import Mapping, Sequence
 
 import mujoco
 import numpy as np
 from jaxtyping import Float64, UInt8
 
+from vlmrl import gl
 from vlmrl.errors import ConfigError, unknown
 from vlmrl.sim.task import Camera, Render
 
@@ -93,9 +96,13 @@ class _Context:
         self._size = (0, 0)
         self._gl = _gl_context()
         samples, model.vis.quality.offsamples = model.vis.quality.offsamples, settings.multisampling
-        self._mjr: mujoco.MjrContext | None = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_100)
+        self._mjr = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_100)
         model.vis.quality.offsamples = samples
         mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._mjr)
+        self._release = weakref.finalize(self, _release, self._gl, self._mjr)
+        # Left to itself it would run after MuJoCo's own exit hook has closed the display.
+        self._release.atexit = False
+        atexit.register(self._release)
 
     def place(self, camera: Camera, position: Float64[np.ndarray, "3"], *, near: float) -> None:
         """Set the scene's two eyes (they coincide) to the cropped view of a camera."""
@@ -134,11 +141,15 @@ class _Context:
         return pixels if camera.flip else np.ascontiguousarray(pixels[::-1])
 
     def free(self) -> None:
-        self._gl.make_current()
-        if self._mjr is not None:
-            self._mjr.free()
-            self._mjr = None
-        self._gl.free()
+        """Give the context back; nothing happens the second time."""
+        self._release()
+        atexit.unregister(self._release)
+
+
+def _release(context: "mujoco.gl_context.GLContext", mjr: mujoco.MjrContext) -> None:
+    context.make_current()
+    mjr.free()
+    context.free()
 
 
 def _gl_context() -> "mujoco.gl_context.GLContext":
@@ -147,7 +158,7 @@ def _gl_context() -> "mujoco.gl_context.GLContext":
         context.make_current()
     except (RuntimeError, ImportError, AttributeError, OSError) as error:
         raise ConfigError(
-            f"no off-screen OpenGL: {error}; install libegl1 libgl1 libegl-mesa0 libgl1-mesa-dri and set MUJOCO_GL=egl, "
-            "or libosmesa6 and MUJOCO_GL=osmesa (vlmrl doctor says which)"
+            f"MuJoCo cannot draw: {error}; on Debian or Ubuntu: apt-get install --no-install-recommends {gl.PACKAGES}, "
+            "then MUJOCO_GL=egl (vlmrl doctor tells more)"
         ) from error
     return context
