@@ -1,0 +1,52 @@
+"""Saved models: `config.json`, `model.safetensors` and a card `README.md` in a folder. Never pickle."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from vlmrl.errors import DataError
+
+
+def save(folder: Path, *, kind: str, config: Mapping[str, Any], tensors: Mapping[str, Tensor], card: str) -> None:
+    """Write one model; `kind` is checked on loading."""
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, folder / "model.safetensors")
+    (folder / "config.json").write_text(json.dumps({"kind": kind, **config}, indent=1, sort_keys=True) + "\n")
+    (folder / "README.md").write_text(card)
+
+
+def load(folder: str | Path, *, kind: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Read config and tensors of a folder, or of a hub repository by its id.
+
+    Raises:
+        DataError: if something is missing, damaged, or of another kind.
+    """
+    place = Path(folder)
+    if not place.exists() and len(place.parts) == 2 and not place.is_absolute():
+        place = _download(str(folder))
+    for name in ("config.json", "model.safetensors"):
+        if not (place / name).is_file():
+            raise DataError(f"{place / name} is missing: {folder} is not a folder saved by vlmrl, nor a hub id")
+    try:
+        config = json.loads((place / "config.json").read_text())
+        tensors = load_file(place / "model.safetensors")
+    except (json.JSONDecodeError, SafetensorError) as error:
+        raise DataError(f"{place} is damaged: {error}") from error
+    if config.get("kind") != kind:
+        raise DataError(f"{place} holds a {config.get('kind')!r}, a {kind!r} is wanted")
+    return config, tensors
+
+
+def _download(repository: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(repository, allow_patterns=["config.json", "model.safetensors", "README.md"]))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise DataError(f"{repository!r} is neither a folder nor reachable on the hub: {error}") from error

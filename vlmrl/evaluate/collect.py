@@ -1,0 +1,161 @@
+"""Mixed-quality data from simulation: a scripted expert whose actions are replaced by random ones.
+
+The share of random actions of an episode goes into its `source`; learners never read it.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from jaxtyping import Bool, Float, UInt8
+
+from vlmrl.errors import ConfigError
+from vlmrl.evaluate.rollout import FIRST_EVALUATION_SEED
+from vlmrl.sim import SimEnv, Task, expert, make
+from vlmrl.types import NO_FRAME, Episode, Frames
+
+
+@dataclass(frozen=True)
+class Config:
+    """How much is collected, and how good it is."""
+
+    episodes: int = 200
+    steps: int = 150
+    """Length of each episode, control steps."""
+    noise: tuple[float, ...] = (0.5, 0.7, 0.9, 1.0)
+    """Share of random actions, in equal parts over the episodes."""
+    picture_every: int = 5
+    """Control steps between pictures; the last row always has one."""
+    seed: int = 0
+
+
+class GradedPolicy:
+    """The scripted expert with a share of its actions replaced by uniform random ones.
+
+    Episode k of a rollout has noise[k % len(noise)], so a rollout over it is the behaviour policy of the data.
+    """
+
+    name = "behaviour policy"
+
+    def __init__(self, task: Task, noise: Sequence[float]) -> None:
+        self.task, self.noise = task, tuple(noise)
+        self._started = 0
+
+    def reset(self, mask: Bool[np.ndarray, " B"], instructions: Sequence[str], generator: np.random.Generator) -> None:
+        """Give each robot its share of noise."""
+        self._generator = generator
+        self._experts = [expert(self.task) for _ in mask]
+        self._shares = [self.noise[(self._started + k) % len(self.noise)] for k in range(len(mask))]
+        self._started += len(mask)
+        for one in self._experts:
+            one.reset(int(generator.integers(2**31)))
+
+    def act(self, observations: Mapping[str, np.ndarray]) -> Float[np.ndarray, "B 1 A"]:
+        """The expert's action, or a random one."""
+        actions = []
+        for k, (one, share) in enumerate(zip(self._experts, self._shares, strict=True)):
+            action = one.action({key: value[k] for key, value in observations.items()})
+            if self._generator.random() < share:
+                action = self._generator.uniform(-1, 1, action.shape).astype(np.float32)
+            actions.append(np.clip(action, -1, 1))
+        return np.stack(actions)[:, None]
+
+
+@dataclass
+class _Log:
+    """Rows of the episode under way."""
+
+    state: list[np.ndarray] = field(default_factory=list)
+    action: list[np.ndarray] = field(default_factory=list)
+    sim_state: list[np.ndarray] = field(default_factory=list)
+    pixels: list[UInt8[np.ndarray, "H W 3"]] = field(default_factory=list)
+    index: list[int] = field(default_factory=list)
+    reward: list[float] = field(default_factory=list)
+    progress: list[float] = field(default_factory=list)
+    success: list[float] = field(default_factory=list)
+
+
+def collect(task: Task, config: Config, *, start: int = 0) -> Iterator[Episode]:
+    """Yield episodes `start` to `config.episodes`; episode k depends on the seed and k alone, so a cut run resumes.
+
+    Raises:
+        ConfigError: if the length or the shares of noise make no sense.
+    """
+    if not 0 < config.steps <= task.horizon:
+        raise ConfigError(f"collect.steps is {config.steps}; task {task.name!r} has a horizon of {task.horizon}")
+    if not config.noise or min(config.noise) < 0 or max(config.noise) > 1:
+        raise ConfigError(f"collect.noise holds shares between 0 and 1, found {config.noise}")
+    env = make(task)
+    try:
+        for k in range(start, config.episodes):
+            yield _episode(env, task, config, k)
+    finally:
+        env.close()
+
+
+def _episode(env: SimEnv, task: Task, config: Config, k: int) -> Episode:
+    share = config.noise[k % len(config.noise)]
+    seed = config.seed * config.episodes + k
+    if seed >= FIRST_EVALUATION_SEED:
+        raise ConfigError(f"collect.seed {config.seed} reaches into the seeds kept for evaluation")
+    generator = np.random.default_rng(seed)
+    policy = GradedPolicy(task, (share,))
+    policy.reset(np.ones(1, np.bool_), [task.instruction], generator)
+    observation, info = env.reset(seed=seed)
+    log, reward = _Log(), 0.0
+    for step in range(config.steps + 1):
+        last = step == config.steps
+        action = np.zeros(env.action_space.shape, np.float32) if last else policy.act(_batch(observation))[0, 0]
+        _record(log, env, observation, action, (reward, info), picture=last or step % config.picture_every == 0)
+        if not last:
+            observation, reward, _, _, info = env.step(action)
+    return _close(log, env, task, share=share, seed=seed)
+
+
+def _batch(observation: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {key: value[None] for key, value in observation.items()}
+
+
+def _record(
+    log: _Log,
+    env: SimEnv,
+    observation: Mapping[str, np.ndarray],
+    action: np.ndarray,
+    arrived: tuple[float, Mapping[str, object]],
+    *,
+    picture: bool,
+) -> None:
+    reward, info = arrived
+    log.state.append(observation["state"])
+    log.action.append(action)
+    log.sim_state.append(env.sim_state())
+    log.reward.append(reward)
+    log.progress.append(float(info["progress"]))  # type: ignore[arg-type]
+    log.success.append(float(bool(info["success"])))
+    log.index.append(len(log.pixels) if picture else NO_FRAME)
+    if picture:
+        log.pixels.append(env.frame())
+
+
+def _close(log: _Log, env: SimEnv, task: Task, *, share: float, seed: int) -> Episode:
+    rows = len(log.state)
+    inner = np.arange(rows) < rows - 1
+    truth = {"reward": log.reward, "progress": log.progress, "success": log.success}
+    return Episode(
+        action=np.stack(log.action).astype(np.float32),
+        obs={"state": np.stack(log.state).astype(np.float32)},
+        time=np.arange(rows) / task.control_hz,
+        has_action=inner,
+        has_next=inner.copy(),
+        terminated=False,
+        truncated=True,
+        task=task.name,
+        instruction=task.instruction,
+        source=f"{task.name} scripted expert, {share:.0%} random actions",
+        images={task.camera: Frames(np.stack(log.pixels), np.array(log.index, np.int32))},
+        truth={key: np.array(value, np.float32) for key, value in truth.items()},
+        sim_state=np.stack(log.sim_state),
+        seed=seed,
+        success=int(max(log.success) > 0),
+        id=f"{task.name}-{seed:06d}",
+    )

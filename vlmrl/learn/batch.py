@@ -1,0 +1,81 @@
+"""What every offline learner shares: the batch, its sampler, and the steps around a loss."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float32
+from torch import Tensor, nn
+
+from vlmrl.nn import Normaliser
+from vlmrl.types import Transitions
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Transitions in the networks' units."""
+
+    obs: Float[Tensor, "B D"]
+    action: Float[Tensor, "B A"]
+    reward: Float[Tensor, " B"]
+    mask: Float[Tensor, " B"]
+    next_obs: Float[Tensor, "B D"]
+
+
+def sample(
+    transitions: Transitions, reward: Float32[np.ndarray, " N"], size: int, *, generator: torch.Generator
+) -> Iterator[Batch]:
+    """Endless uniform batches with replacement.
+
+    All columns lie side by side in one matrix, so that a batch is one gather and five views.
+    """
+    obs, action = Normaliser.standard(transitions.obs), Normaliser.range(transitions.action)
+    columns = (
+        obs.apply_to(torch.from_numpy(transitions.obs)),
+        obs.apply_to(torch.from_numpy(transitions.next_obs)),
+        action.apply_to(torch.from_numpy(transitions.action)),
+        torch.from_numpy(reward)[:, None],
+        torch.from_numpy(transitions.mask)[:, None],
+    )
+    table, widths = torch.cat(columns, 1), [column.shape[1] for column in columns]
+    while True:
+        rows = torch.randint(len(table), (size,), generator=generator)
+        obs_, next_obs, action_, reward_, mask = table[rows].split(widths, 1)
+        yield Batch(obs_, action_, reward_[:, 0], mask[:, 0], next_obs)
+
+
+def standardise_reward(transitions: Transitions) -> Float32[np.ndarray, " N"]:
+    """Rewards with unit deviation, and zero mean unless an episode terminates.
+
+    Where episodes end, a shift changes how good it is to end early, and so the task; there only the scale changes.
+    """
+    reward = transitions.reward
+    shift = reward.mean() if transitions.mask.all() else np.float32(0)
+    std = reward.std()
+    return ((reward - shift) / (std if std > 1e-8 else 1)).astype(np.float32)
+
+
+def product_dtype(precision: str) -> torch.dtype:
+    """Type of matrix products: `auto` is bfloat16 where the processor multiplies it natively."""
+    native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return torch.bfloat16 if precision == "bfloat16" or (precision == "auto" and native) else torch.float32
+
+
+def cosine(step: int, steps: int) -> float:
+    """Decay from 1 to 0 over `steps`."""
+    return 0.5 * (1 + math.cos(math.pi * min(step / steps, 1)))
+
+
+def descend(optimiser: torch.optim.Optimizer, loss: Tensor) -> None:
+    """One gradient step."""
+    optimiser.zero_grad(set_to_none=True)
+    loss.backward()
+    optimiser.step()
+
+
+@torch.no_grad()
+def polyak(target: nn.Module, source: nn.Module, rate: float) -> None:
+    """target <- (1 - rate) * target + rate * source."""
+    torch._foreach_lerp_(list(target.parameters()), list(source.parameters()), rate)

@@ -1,0 +1,129 @@
+"""Small networks shared by rewards and learners, and the normalisers that travel with them."""
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float32
+from torch import Tensor, nn
+
+
+class StackedMLP(nn.Module):
+    """Several MLPs of one shape as one batched product: critics, ensembles.
+
+    ReLU between layers; LayerNorm (without gain and bias, which the next layer holds) before each ReLU where asked: it
+    keeps bootstrapped values bounded off the data (Ball et al. 2023). Initial weights are torch's own for `nn.Linear`, drawn from `generator`.
+    """
+
+    def __init__(self, members: int, sizes: Sequence[int], *, layer_norm: bool, generator: torch.Generator) -> None:
+        super().__init__()
+        self.layer_norm = layer_norm
+        self.weights, self.biases = nn.ParameterList(), nn.ParameterList()
+        for fan_in, fan_out in pairwise(sizes):
+            bound = 1 / math.sqrt(fan_in)
+            for parameters, shape in ((self.weights, (members, fan_in, fan_out)), (self.biases, (members, 1, fan_out))):
+                parameters.append(nn.Parameter(torch.empty(shape).uniform_(-bound, bound, generator=generator)))
+
+    def forward(
+        self, x: Float[Tensor, "*members B D"], dtype: torch.dtype = torch.float32
+    ) -> Float[Tensor, "members B out"]:
+        """Outputs of every member; `x` is shared by all of them, or has one slice a member."""
+        return together([(self, x)], dtype)[0]
+
+
+def together(nets: Sequence[tuple[StackedMLP, Tensor]], dtype: torch.dtype = torch.float32) -> list[Tensor]:
+    """Outputs of several stacks of equal hidden sizes, their hidden layers as one batched product.
+
+    Matrix products run in `dtype`, everything else and the result in float32. On a CPU with small networks the
+    number of operations is the cost: this halves it.
+    """
+    first = [_layer(net, 0, x if x.dim() == 3 else x.expand(len(net.biases[0]), *x.shape), dtype) for net, x in nets]
+    h, layers = torch.cat(first), len(nets[0][0].weights)
+    for k in range(1, layers - 1):
+        weight = torch.cat([net.weights[k] for net, _ in nets]).to(dtype)
+        bias = torch.cat([net.biases[k] for net, _ in nets]).to(dtype)
+        h = torch.baddbmm(bias, _activate(h, nets[0][0].layer_norm), weight)
+    slices = _activate(h, nets[0][0].layer_norm).split([len(net.biases[0]) for net, _ in nets])
+    return [_layer(net, layers - 1, part, dtype).float() for (net, _), part in zip(nets, slices, strict=True)]
+
+
+def _layer(net: StackedMLP, k: int, h: Tensor, dtype: torch.dtype) -> Tensor:
+    return torch.baddbmm(net.biases[k].to(dtype), h.to(dtype), net.weights[k].to(dtype))
+
+
+def _activate(h: Tensor, layer_norm: bool) -> Tensor:
+    return torch.relu(nn.functional.layer_norm(h, h.shape[-1:]) if layer_norm else h)
+
+
+class Normaliser(nn.Module):
+    """An affine map per dimension, and its inverse: (x - shift) / scale."""
+
+    shift: Tensor
+    scale: Tensor
+
+    def __init__(self, shift: Float[Tensor, " D"], scale: Float[Tensor, " D"]) -> None:
+        super().__init__()
+        self.register_buffer("shift", shift)
+        self.register_buffer("scale", scale)
+
+    @classmethod
+    def standard(cls, x: Float32[np.ndarray, "N D"]) -> "Normaliser":
+        """To zero mean and unit deviation; a constant dimension is shifted only.
+
+        Dimensions that hardly move would be blown up at run time: their deviation is floored at 1e-3 (IQL's code).
+        """
+        std = x.std(0)
+        return cls(torch.from_numpy(x.mean(0)), torch.from_numpy(np.where(std < 1e-6, 1.0, std + 1e-3).astype(np.float32)))
+
+    @classmethod
+    def range(cls, x: Float32[np.ndarray, "N D"]) -> "Normaliser":
+        """Observed minimum and maximum to -1 and 1; a constant dimension is shifted only."""
+        low, high = x.min(0), x.max(0)
+        half = (high - low) / 2
+        scale = np.where(half < 1e-6, 1.0, half).astype(np.float32)
+        return cls(torch.from_numpy((low + high) / 2), torch.from_numpy(scale))
+
+    def apply_to(self, x: Tensor) -> Tensor:
+        """Into the network's units."""
+        return (x - self.shift) / self.scale
+
+    def invert(self, x: Tensor) -> Tensor:
+        """Back into the data's units."""
+        return x * self.scale + self.shift
+
+
+class Actor(nn.Module):
+    """Gaussian policy head: tanh mean, state-independent deviation (IQL's, Kostrikov et al. 2021).
+
+    Takes raw observations and returns raw actions: both normalisers are inside, and so in every checkpoint.
+    """
+
+    LOG_STD = (-5.0, 2.0)
+
+    def __init__(
+        self,
+        observation: Normaliser,
+        action: Normaliser,
+        *,
+        hidden: Sequence[int],
+        layer_norm: bool,
+        generator: torch.Generator,
+    ) -> None:
+        super().__init__()
+        self.observation, self.action = observation, action
+        sizes = (len(observation.shift), *hidden, len(action.shift))
+        self.net = StackedMLP(1, sizes, layer_norm=layer_norm, generator=generator)
+        self.log_std = nn.Parameter(torch.zeros(len(action.shift)))
+
+    def log_prob(self, mean: Float[Tensor, "B A"], action: Float[Tensor, "B A"]) -> Float[Tensor, " B"]:
+        """Log-density of actions around `mean`, both in the network's units."""
+        log_std = self.log_std.clamp(*self.LOG_STD)
+        z = (action - mean) * torch.exp(-log_std)
+        return -(0.5 * z.square() + log_std + 0.5 * math.log(2 * math.pi)).sum(-1)
+
+    @torch.inference_mode()
+    def act(self, obs: Float[Tensor, "B D"]) -> Float[Tensor, "B A"]:
+        """The deterministic action, in the data's units."""
+        return self.action.invert(torch.tanh(self.net(self.observation.apply_to(obs))[0]))

@@ -1,0 +1,3 @@
+"""What maps observations to action chunks."""
+
+from vlmrl.policy.learned import LearnedPolicy as LearnedPolicy

@@ -1,0 +1,73 @@
+"""The run folder: what produced a number lies beside the number."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import vlmrl
+
+PACKAGES = ("torch", "numpy", "mujoco", "gymnasium", "metaworld", "transformers", "zarr")
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """Appends one JSON line a record to `metrics.jsonl`."""
+
+    path: Path
+
+    def write(self, name: str, step: int, values: Mapping[str, float]) -> None:
+        """Record `values` of the series `name` at `step`."""
+        with self.path.open("a") as file:
+            file.write(json.dumps({"name": name, "step": step, **values}) + "\n")
+
+    def read(self, name: str) -> list[dict[str, Any]]:
+        """The records of one series, in the order written."""
+        if not self.path.exists():
+            return []
+        with self.path.open() as file:
+            return [record for line in file if (record := json.loads(line))["name"] == name]
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Replace a JSON file whole, never half."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n")
+    temporary.replace(path)
+
+
+def provenance() -> dict[str, Any]:
+    """Commit, versions and command line of this process."""
+    versions = {}
+    for name in PACKAGES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            versions[name] = "absent"
+    return {
+        "vlmrl": vlmrl.__version__,
+        "commit": commit(),
+        "python": sys.version.split()[0],
+        "packages": versions,
+        "command": " ".join(["vlmrl", *sys.argv[1:]]),
+    }
+
+
+def commit() -> str:
+    """The checkout's commit, `-dirty` where files differ; empty outside a checkout."""
+    root = Path(vlmrl.__file__).parent.parent
+    if not (root / ".git").exists():
+        return ""
+    done = subprocess.run(
+        ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return done.stdout.strip()
