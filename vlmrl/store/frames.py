@@ -1,0 +1,71 @@
+"""Pictures by row: finds the part, the slot in its decoded cache, and copies them out."""
+
+import logging
+
+import numpy as np
+from jaxtyping import Int64, UInt8
+
+from vlmrl.errors import DataError
+from vlmrl.store.cache import FrameCache
+from vlmrl.store.part import Part
+from vlmrl.store.snapshot import Snapshot
+from vlmrl.types import NO_FRAME
+
+_log = logging.getLogger(__name__)
+
+
+def read_frames(
+    store: Snapshot, cache: FrameCache, camera: str, rows: Int64[np.ndarray, " n"], size: tuple[int, int] | None
+) -> UInt8[np.ndarray, "n H W 3"]:
+    """Pictures of global rows through the cache, resized to (height, width)."""
+    slots = store.slots(camera)
+    _check_rows(slots, rows, camera)
+    shape = size or _common_size(store, camera)
+    cached = cache.fits(_decoded_bytes(store, camera, shape))
+    if not cached:
+        _log.warning("frames of %r at %s exceed the cache limit and are decoded again at every call", camera, shape)
+    out = np.empty((len(rows), *shape, 3), np.uint8)
+    part_of = np.searchsorted(store.part_start, rows, side="right") - 1
+    for index in np.unique(part_of):
+        at = np.flatnonzero(part_of == index)
+        part, wanted = store.parts[index], slots[rows[at]]
+        out[at] = _cached(cache, part, camera, shape)[wanted] if cached else _uncached(part, camera, wanted, shape)
+    return out
+
+
+def _check_rows(slots: Int64[np.ndarray, " N"], rows: Int64[np.ndarray, " n"], camera: str) -> None:
+    if len(rows) and (rows.min() < 0 or rows.max() >= len(slots)):
+        raise DataError(f"rows {int(rows.min())} to {int(rows.max())} wanted, but the store has {len(slots)}")
+    if np.any(missing := slots[rows] == NO_FRAME):
+        row = int(rows[missing][0])
+        raise DataError(f"row {row} has no frame of camera {camera!r}; frame_rows({camera!r}) lists those that have")
+
+
+def _common_size(store: Snapshot, camera: str) -> tuple[int, int]:
+    sizes = {(c["height"], c["width"]) for e in store.manifest.parts if (c := e.cameras.get(camera))}
+    if len(sizes) > 1:
+        raise DataError(f"camera {camera!r} has pictures of sizes {sorted(sizes)}: ask for one size")
+    return next(iter(sizes))
+
+
+def _decoded_bytes(store: Snapshot, camera: str, shape: tuple[int, int]) -> int:
+    frames = sum(e.cameras[camera]["frames"] for e in store.manifest.parts if camera in e.cameras)
+    return frames * shape[0] * shape[1] * 3
+
+
+def _cached(cache: FrameCache, part: Part, camera: str, shape: tuple[int, int]) -> UInt8[np.ndarray, "M H W 3"]:
+    key = f"{part.entry.sha256[:16]}-{camera}-{shape[0]}x{shape[1]}"
+    pictures = cache.get(key)
+    if pictures is None:
+        pictures = cache.fill(key, part.pictures(camera, shape), part.entry.cameras[camera]["frames"])
+    return pictures
+
+
+def _uncached(
+    part: Part, camera: str, slots: Int64[np.ndarray, " n"], shape: tuple[int, int]
+) -> UInt8[np.ndarray, "n H W 3"]:
+    wanted, inverse = np.unique(slots, return_inverse=True)
+    out = np.empty((len(wanted), *shape, 3), np.uint8)
+    for i, picture in enumerate(part.some_pictures(camera, wanted, shape)):
+        out[i] = picture
+    return out[inverse]
