@@ -1,0 +1,118 @@
+"""Opens the ledger's database: SQLite in WAL mode for a path, anything else by URL."""
+
+import os
+import socket
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+from uuid import uuid4
+
+from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url, text
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
+
+from vlmrl.errors import ConfigError, DataError, unknown
+
+T = TypeVar("T")
+
+_BUSY_S = 60.0
+"""How long a writer waits for another process's transaction."""
+_DRIVERS = {"postgresql": "psycopg", "postgres": "psycopg", "sqlite": ""}
+
+
+def open_engine(location: str | Path) -> Engine:
+    """Open the database at a path (made where missing) or URL.
+
+    Raises:
+        ConfigError: if the URL is of no known kind or its driver is not installed.
+    """
+    url = _url(location)
+    try:
+        if url.get_backend_name() == "postgresql":
+            return create_engine(url, pool_pre_ping=True)
+        engine = create_engine(url, connect_args={"timeout": _BUSY_S})
+    except ModuleNotFoundError as e:
+        raise ConfigError(f"the ledger's URL needs the package {e.name!r}: pip install 'psycopg[binary]'") from e
+    event.listen(engine, "connect", _prepare_sqlite)
+    event.listen(engine, "begin", _begin_sqlite)
+    return engine
+
+
+def _url(location: str | Path) -> URL:
+    if "://" not in str(location):
+        path = Path(location)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return URL.create("sqlite", database=str(path))
+    try:
+        url = make_url(str(location))
+        kind = url.drivername.partition("+")[0]
+        if kind not in _DRIVERS:
+            raise unknown("kind of ledger URL", kind, ["postgresql", "sqlite"])
+        if "+" not in url.drivername and _DRIVERS[kind]:
+            url = url.set(drivername=f"postgresql+{_DRIVERS[kind]}")
+        url.get_dialect()
+    except (ArgumentError, NoSuchModuleError) as e:
+        raise ConfigError(f"not a database URL: {e}; wanted a path or postgresql://user@host/name") from e
+    return url
+
+
+def _prepare_sqlite(connection: Any, _: object) -> None:
+    # The driver's own transaction handling would start them late, as readers that cannot become writers.
+    connection.isolation_level = None
+    cursor = connection.cursor()
+    cursor.execute("PRAGMA journal_mode=WAL")
+    cursor.execute("PRAGMA synchronous=FULL")
+    cursor.execute("PRAGMA foreign_keys=ON")
+    cursor.close()
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    writes = connection.get_execution_options().get("writes", False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
+@contextmanager
+def transaction(engine: Engine, *, writes: bool) -> Generator[Connection, None, None]:
+    """Run a block in one transaction, committed at its end.
+
+    Raises:
+        DataError: if the database cannot be reached or is damaged.
+    """
+    try:
+        with engine.connect().execution_options(writes=writes) as connection, connection.begin():
+            yield connection
+    except DBAPIError as e:
+        raise DataError(f"the ledger {engine.url.render_as_string()} cannot be used: {e.orig}") from e
+
+
+def clock_of(connection: Connection) -> float | None:
+    """Return the database server's time, which all machines share; None for a file, whose users share ours."""
+    if connection.dialect.name != "postgresql":
+        return None
+    return float(connection.execute(text("SELECT extract(epoch FROM clock_timestamp())")).scalar_one())
+
+
+def chunks(values: Sequence[T], size: int = 500) -> Iterator[Sequence[T]]:
+    """Cut into pieces: databases limit the parameters of one statement."""
+    for start in range(0, len(values), size):
+        yield values[start : start + size]
+
+
+def new_owner() -> str:
+    """Return a name for this worker that tells others where it runs."""
+    return f"{socket.gethostname()}:{os.getpid()}:{uuid4().hex[:12]}"
+
+
+def surely_dead(owner: str) -> bool:
+    """Say whether a worker was a process of this machine that is gone."""
+    host, _, rest = owner.partition(":")
+    pid = rest.partition(":")[0]
+    if host != socket.gethostname() or not pid.isdigit():
+        return False
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        return False
+    return False
