@@ -35,10 +35,8 @@ def places(group: Group) -> list[Path]:
     """Return the existing folders of a group in the order of search: yours, the wheel's, the checkout's.
 
     Raises:
-        ConfigError: if the group is not a content folder.
+        ConfigError: if there is none.
     """
-    if group not in GROUPS:
-        raise unknown("content folder", group, GROUPS)
     package = Path(__file__).resolve().parent
     candidates = [Path.cwd() / group, package / "_content" / group]
     if (package.parent / "pyproject.toml").is_file():
