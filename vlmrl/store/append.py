@@ -21,11 +21,12 @@ def append_part(store: Snapshot, episodes: Sequence[Episode]) -> list[str]:
         part = PartWriter(made.folder, episodes, store.manifest.attributes)
         part.write()
         disk.sync_tree(made.folder)
+        proposed = [e.id or content_id(e) for e in episodes]
         with locked(store.path):
             newest = store.refreshed()
             sweep(store.path, newest.manifest.folders)
             _check_fit(newest.manifest, columns)
-            ids = _choose_ids(set(newest.episodes.id), episodes)
+            ids = _choose_ids(set(newest.episodes.id), episodes, proposed)
             part.write_episodes(ids)
             _commit(newest, made, part)
     return ids
@@ -42,15 +43,17 @@ def _commit(store: Snapshot, made: Draft, part: PartWriter) -> None:
         cameras=part.cameras,
         sha256=sha,
     )
+    disk.sync_tree(made.folder / "episode")
+    disk.sync(made.folder / disk.CHECKSUMS)
+    disk.sync(made.folder)
     place(store.path, made, entry.folder, store.manifest.with_part(entry))
 
 
 def place(path: Path, made: Draft, folder: str, after: Manifest) -> None:
-    """Give a finished draft its name and commit the manifest that lists it; the caller holds the lock."""
+    """Give a draft, finished and synced, its name and commit the manifest that lists it; the caller holds the lock."""
     target = path / folder
     if target.exists():
         raise DataError(f"{target} exists, but the manifest does not name it: move it away")
-    disk.sync_tree(made.folder)
     made.announce(folder)
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -78,13 +81,12 @@ def _check_fit(known: Manifest, columns: dict[str, list[int]]) -> None:
         raise DataError(f"episodes have row shapes {got}, but the store holds {wanted}")
 
 
-def _choose_ids(taken: set[str], episodes: Sequence[Episode]) -> list[str]:
-    """Given ids must be new; empty ones are made from the content."""
+def _choose_ids(taken: set[str], episodes: Sequence[Episode], proposed: Sequence[str]) -> list[str]:
+    """Given ids must be new; those made from the content are numbered where it repeats."""
     ids: list[str] = []
-    for episode in episodes:
+    for episode, base in zip(episodes, proposed, strict=True):
         if episode.id in taken:
             raise DataError(f"the store already holds an episode {episode.id!r}")
-        base = episode.id or content_id(episode)
         chosen, copies = base, 1
         while chosen in taken:
             copies += 1

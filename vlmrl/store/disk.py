@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from vlmrl.errors import DataError
 
 CHECKSUMS = "checksums.json"
 """In every part and column folder: each of its other files with size and sha256."""
+_SYNCS = 16
 NEW = ".new"
 """Suffix of a file about to replace another."""
 
@@ -50,10 +52,11 @@ def sync(path: Path) -> None:
 
 def sync_tree(folder: Path) -> None:
     """Force every file and folder under `folder` to the disk."""
-    for root, _, names in os.walk(folder):
-        for name in names:
-            sync(Path(root, name))
-        sync(Path(root))
+    found = [(Path(root), [Path(root, name) for name in names]) for root, _, names in os.walk(folder)]
+    # file systems commit many waiting fsyncs at once, one after the other costs milliseconds each
+    with ThreadPoolExecutor(_SYNCS) as pool:
+        list(pool.map(sync, [file for _, inside in found for file in inside]))
+        list(pool.map(sync, [root for root, _ in found]))
 
 
 def publish(path: Path, content: bytes) -> None:

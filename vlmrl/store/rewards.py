@@ -31,6 +31,7 @@ def add(store: Snapshot, name: str, mean: np.ndarray, std: np.ndarray, attribute
             for kind, values in zip(REWARD_KINDS, (mean, std), strict=True):
                 layout.write_array(group, kind, values[first : first + part.rows])
         entry = ColumnEntry(f"columns/{full}", covered, coverage, attributes, disk.seal(made.folder))
+        disk.sync_tree(made.folder)
         with locked(store.path):
             newest = store.refreshed()
             _refuse_taken(newest, name)
