@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from importlib import import_module
-from typing import Protocol, cast
+from typing import Protocol, cast, runtime_checkable
 
 import mujoco
 import numpy as np
@@ -12,6 +12,7 @@ from vlmrl.errors import unknown
 from vlmrl.sim.task import Task
 
 
+@runtime_checkable
 class Dynamics(Protocol):
     """A MuJoCo model with its resets, its actions, its low-dimensional state and its own dense reward."""
 
@@ -45,6 +46,7 @@ class Dynamics(Protocol):
         ...
 
 
+@runtime_checkable
 class Expert(Protocol):
     """A scripted policy; graded data comes from replacing some of its actions outside."""
 
@@ -57,6 +59,7 @@ class Expert(Protocol):
         ...
 
 
+@runtime_checkable
 class Family(Protocol):
     """A module of `vlmrl.sim.tasks`."""
 
@@ -85,4 +88,3 @@ def family(task: Task) -> Family:
     if task.physics.family not in FAMILIES:
         raise unknown("physics family", task.physics.family, FAMILIES)
     return FAMILIES[task.physics.family]()
-

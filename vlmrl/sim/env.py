@@ -105,11 +105,15 @@ class SimEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
         size = mujoco.mj_stateSize(self.model, _STATE)
         memory = len(self._dynamics.memory())
         if state.shape != (2 + size + memory,):
-            raise DataError(f"simulator state of task {self.task.name!r} has {2 + size + memory} numbers, found {state.shape}")
+            raise DataError(
+                f"simulator state of task {self.task.name!r} has {2 + size + memory} numbers, found {state.shape}"
+            )
         self._steps, self._held = int(state[0]), int(state[1])
         mujoco.mj_setState(self.model, self.data, state[2 : 2 + size], _STATE)
         self._dynamics.remember(state[2 + size :])
         mujoco.mj_forward(self.model, self.data)
+        # The solver's warm start is part of the state, and has just been replaced.
+        mujoco.mj_setState(self.model, self.data, state[2 : 2 + size], _STATE)
 
     def close(self) -> None:
         """Free the graphics context; safe to call twice."""
@@ -121,4 +125,3 @@ class SimEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
     def _info(self) -> dict[str, Any]:
         success = self._held >= self.task.hold
         return {"success": success, "progress": float(self._measure(self.model, self.data))}
-

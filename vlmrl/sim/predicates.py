@@ -40,7 +40,9 @@ PREDICATES: Mapping[str, Callable[..., bool]] = {"joint_beyond": joint_beyond, "
 MEASURES: Mapping[str, Callable[..., float]] = {"joint_travel": joint_travel, "joint_centred": joint_centred}
 
 
-def check_parameters(table: Mapping[str, Callable[..., object]], given: Mapping[str, Any], kind: str, where: str) -> None:
+def check_parameters(
+    table: Mapping[str, Callable[..., object]], given: Mapping[str, Any], kind: str, where: str
+) -> None:
     """Check that `given[kind]` names a function of the table and the other keys are exactly its parameters.
 
     Raises:
@@ -63,5 +65,6 @@ def bind(
     table: Mapping[str, Callable[..., Any]], given: Mapping[str, Any], kind: str
 ) -> Callable[["mujoco.MjModel", "mujoco.MjData"], Any]:
     """Return the named function with its parameters filled in."""
-    function, parameters = table[given[kind]], {k: v for k, v in given.items() if k != kind}
+    function = table[given[kind]]
+    parameters = {k: v if isinstance(v, str) else float(v) for k, v in given.items() if k != kind}
     return lambda model, data: function(model, data, **parameters)

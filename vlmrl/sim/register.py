@@ -35,9 +35,7 @@ def register_envs() -> None:
         register(ANY, "vlmrl.sim.register:make_named")
 
 
-def make_named(
-    task: str, *, image_size: tuple[int, int] | None = None, render_mode: str | None = None
-) -> "SimEnv":
+def make_named(task: str, *, image_size: tuple[int, int] | None = None, render_mode: str | None = None) -> "SimEnv":
     """Build the environment of the task of this name."""
     return make(load_task(task), image_size=image_size, render_mode=render_mode)
 

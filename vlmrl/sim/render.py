@@ -18,7 +18,7 @@ from vlmrl.errors import ConfigError, unknown
 from vlmrl.sim.task import Camera, Render
 
 _ROBOT_GROUP = 2
-"""Geom group given to the robot: drawn by default like 0 and 1, so other renderers see no change, but apart from them."""
+"""Geom group given to the robot: other renderers draw it by default like 0 and 1, and so see no change."""
 
 
 class Renderer:
@@ -123,9 +123,7 @@ class _Context:
             eye.frustum_width = 0.5 * half * aspect * 2 * (right_edge - left)
             eye.orthographic = 0
 
-    def draw(
-        self, data: mujoco.MjData, options: mujoco.MjvOption, camera: Camera
-    ) -> UInt8[np.ndarray, "H W 3"]:
+    def draw(self, data: mujoco.MjData, options: mujoco.MjvOption, camera: Camera) -> UInt8[np.ndarray, "H W 3"]:
         """Render the placed view at the camera's size."""
         self._gl.make_current()
         if self._size != (camera.width, camera.height):

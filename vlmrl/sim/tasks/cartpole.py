@@ -38,12 +38,14 @@ class CartPole:
         self.low = -self.high
 
     def reset(self, generator: np.random.Generator) -> None:
+        """Draw a start near the middle, nearly upright."""
         mujoco.mj_resetData(self.model, self.data)
         start = generator.uniform(-self._spread, self._spread, 4)
         self.data.qpos[:], self.data.qvel[:] = start[[0, 2]], start[[1, 3]]
         mujoco.mj_forward(self.model, self.data)
 
     def step(self, action: Float32[np.ndarray, " A"]) -> float:
+        """Push for one step; the reward is minus the angle in degrees."""
         self.data.ctrl[:] = action
         mujoco.mj_step(self.model, self.data)
         outside = np.abs(self.data.qpos) >= _STOPS
@@ -53,13 +55,16 @@ class CartPole:
         return -abs(math.degrees(self.data.qpos[1]))
 
     def observe(self) -> Float32[np.ndarray, " D"]:
+        """Positions and velocities."""
         q, v = self.data.qpos, self.data.qvel
         return np.clip(np.array([q[0], v[0], q[1], v[1]], np.float32), self.low, self.high)
 
     def memory(self) -> Float64[np.ndarray, " M"]:
+        """Nothing."""
         return np.empty(0)
 
     def remember(self, memory: Float64[np.ndarray, " M"]) -> None:
+        """Nothing to put back."""
         del memory
 
 
@@ -70,9 +75,11 @@ class Regulator:
         self._gains = gains
 
     def reset(self, seed: int) -> None:
+        """Nothing to forget."""
         del seed
 
     def action(self, observation: Mapping[str, np.ndarray]) -> Float32[np.ndarray, " A"]:
+        """Push against the tilt."""
         return np.clip([self._gains @ observation["state"]], -1, 1).astype(np.float32)
 
 

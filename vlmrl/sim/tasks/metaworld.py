@@ -39,12 +39,14 @@ class Sawyer:
             self._env.hand_init_pos = np.asarray(task.resets.hand, np.float64)
         self.model, self.data = self._env.model, self._env.data
         self.control_hz = 1 / (self.model.opt.timestep * self._env.frame_skip)
-        space = self._env.sawyer_observation_space
-        self.low, self.high = space.low.astype(np.float32), space.high.astype(np.float32)
+        self.low, self.high = _bounds(self._env)
         self._moved = np.flatnonzero(self.model.body_parentid == 0)
         self._state = np.zeros(39)
+        # `memory` has its full length from the start, so that a state can be set before the first episode.
+        self.reset(np.random.default_rng(0))
 
     def reset(self, generator: np.random.Generator) -> None:
+        """Place the object as Meta-World draws it, or as the task fixes it."""
         env = self._env
         mujoco.mj_resetData(self.model, self.data)
         env.curr_path_length = 0
@@ -59,19 +61,23 @@ class Sawyer:
         self._state = self._clipped(np.hstack((now, now, np.zeros(3))))
 
     def step(self, action: Float32[np.ndarray, " A"]) -> float:
+        """Move the hand; the reward is Meta-World's dense one, unscaled."""
         self._state, reward, _, _, _ = self._env.step(action)
         return float(reward)
 
     def observe(self) -> Float32[np.ndarray, " D"]:
-        return self._state.astype(np.float32)
+        """Hand and object, now and one step before."""
+        return np.clip(self._state.astype(np.float32), self.low, self.high)
 
     def memory(self) -> Float64[np.ndarray, " M"]:
+        """Where the reset put things, and the stacked observation."""
         # Resets move bodies of the model itself, and the reward measures from the reset's own geometry.
         target, tcp = self._env._target_pos, self._env.init_tcp
         bodies = self.model.body_pos[self._moved].ravel()
         return np.concatenate([target, tcp, self._env.obj_init_pos, self._env._prev_obs, self._state, bodies])
 
     def remember(self, memory: Float64[np.ndarray, " M"]) -> None:
+        """Put them back."""
         env = self._env
         env._target_pos, env.init_tcp, env.obj_init_pos = (memory[i : i + 3].copy() for i in (0, 3, 6))
         env._prev_obs, self._state = memory[9:27].copy(), memory[27:66].copy()
@@ -94,9 +100,11 @@ class ScriptedPolicy:
         self._policy = table[name]()
 
     def reset(self, seed: int) -> None:
+        """Nothing to forget."""
         del seed
 
     def action(self, observation: Mapping[str, np.ndarray]) -> Float32[np.ndarray, " A"]:
+        """Return what Meta-World would do, clipped."""
         with warnings.catch_warnings():
             # It warns whenever a gain would exceed the action's range, which is clipped here.
             warnings.simplefilter("ignore", UserWarning)
@@ -124,6 +132,14 @@ def _environment(name: str) -> "SawyerXYZEnv":
     env = ALL_V3_ENVIRONMENTS[name]()
     env._set_task_called = True
     return cast("SawyerXYZEnv", env)
+
+
+def _bounds(env: "SawyerXYZEnv") -> tuple[Float32[np.ndarray, "39"], Float32[np.ndarray, "39"]]:
+    """Meta-World's own bounds, finite and of some width: Gymnasium warns of others."""
+    space = env.sawyer_observation_space
+    low, high = np.maximum(space.low, -10), np.minimum(space.high, 10)
+    width = np.where(low == high, 1, 0)
+    return (low - width).astype(np.float32), (high + width).astype(np.float32)
 
 
 def _policies() -> Mapping[str, Any]:
