@@ -260,14 +260,19 @@ class _Job:
             key, query = item
             if not await self._budget.admit():
                 continue
-            reply = None
             try:
-                reply = await self._labeler.ask(query)
-                await self._record(key, reply)
+                await self._record(key, await self._ask(query))
             except Exception as e:  # raised again when what else is in flight has been recorded
                 await self._fail(e)
-            finally:
-                await self._budget.settle(reply.cost if reply else Cost())
+
+    async def _ask(self, query: Query) -> Reply:
+        cost = Cost()
+        try:
+            reply = await self._labeler.ask(query)
+            cost = reply.cost
+            return reply
+        finally:
+            await self._budget.settle(cost)
 
     async def _record(self, key: str, reply: Reply) -> None:
         """Commit a reply together with all others that wait; return when it is in the ledger."""

@@ -1,0 +1,352 @@
+"""The ledger of questions and replies, on SQLite and on a real PostgreSQL server where one is installed."""
+
+import os
+import shutil
+import socket
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+import sqlalchemy
+
+from vlmrl.annotate import Ledger, database, schema
+from vlmrl.annotate.ledger import Asked
+from vlmrl.annotate.question import canonical, item_from_json, item_to_json, picture_digest, question_key
+from vlmrl.errors import ConfigError, DataError
+from vlmrl.types import Cost, Frame, Kind, Query, Reply, Span, Verdict
+
+
+@pytest.fixture(scope="session")
+def postgres():
+    """A throw-away PostgreSQL server; yields a function that makes an empty database and returns its URL."""
+    tools = next((p for p in Path("/usr/lib/postgresql").glob("*/bin") if (p / "initdb").exists()), None)
+    pytest.importorskip("psycopg")
+    if tools is None:
+        pytest.skip("PostgreSQL is not installed")
+    folder = Path(tempfile.mkdtemp(prefix="vlmrl-postgres-"))
+    prefix = []
+    if os.geteuid() == 0:  # the server refuses to run as root
+        shutil.chown(folder, "postgres")
+        prefix = ["su", "postgres", "-s", "/bin/sh", "-c"]
+
+    def run(*command):
+        wrapped = [*prefix, " ".join(command)] if prefix else ["sh", "-c", " ".join(command)]
+        subprocess.run(wrapped, check=True, cwd=folder, stdout=subprocess.DEVNULL)
+
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    run(f"{tools}/initdb", "-D", f"{folder}/db", "-A", "trust", "-U", "vlmrl")
+    options = f"'-p {port} -k {folder} -c listen_addresses=127.0.0.1 -c fsync=off'"
+    run(f"{tools}/pg_ctl", "-D", f"{folder}/db", "-l", f"{folder}/log", "-o", options, "-w", "start")
+
+    def create(name):
+        admin = sqlalchemy.create_engine(f"postgresql+psycopg://vlmrl@127.0.0.1:{port}/postgres")
+        with admin.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            connection.execute(sqlalchemy.text(f"CREATE DATABASE {name}"))
+        admin.dispose()
+        return f"postgresql://vlmrl@127.0.0.1:{port}/{name}"
+
+    yield create
+    run(f"{tools}/pg_ctl", "-D", f"{folder}/db", "-m", "immediate", "-w", "stop")
+    shutil.rmtree(folder)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def location(request, tmp_path):
+    """Where an empty ledger can be made."""
+    if request.param == "sqlite":
+        return str(tmp_path / "new" / "ledger.db")
+    name = "ledger_" + str(abs(hash(request.node.nodeid)))
+    return request.getfixturevalue("postgres")(name)
+
+
+@pytest.fixture
+def ledger(location):
+    with Ledger(location) as opened:
+        yield opened
+
+
+def question(number, episode="e0"):
+    query = Query(Kind.PREFERENCE, (Frame(episode, number, "front"), Frame(episode, number + 1, "front")), "to open")
+    content = {"labeler": "fake", "number": number}
+    return Asked(question_key(content), content, query)
+
+
+def answer(verdict=Verdict.A_BETTER, **kwargs):
+    return Reply(verdict, kwargs.pop("annotator", "fake"), **kwargs)
+
+
+def register(ledger, count=1):
+    asked = [question(i) for i in range(count)]
+    ledger.register(asked, labeler="fake")
+    return asked
+
+
+def test_a_reply_comes_back_verbatim_in_a_new_connection(ledger, location):
+    (asked,) = register(ledger)
+    text = "0\n„Größe“ 🤖 \\n ' \" ; DROP TABLE reply; --\r\n"
+    sent = Reply(Verdict.TIE, "vlm", 0.25, text, Cost(2, 300, 4, 0.0123456789, 1.5), "")
+    ledger.record([(asked.key, sent)])
+    with Ledger(location) as again:
+        assert again.answers([asked.key]) == {asked.key: sent}
+
+
+@pytest.mark.parametrize("value", [*Verdict, True, False, 0.1 + 0.2, -3.0, None])
+def test_every_kind_of_answer_keeps_its_type_and_value(tmp_path, value):
+    with Ledger(tmp_path / "l.db") as ledger:
+        (asked,) = register(ledger)
+        ledger.record([(asked.key, Reply(value, "x"))])
+        (kept,) = ledger.replies(asked.key)
+    assert kept.answer == value
+    assert type(kept.answer) is type(value)
+
+
+def test_the_first_readable_reply_counts_and_none_is_lost(ledger):
+    (asked,) = register(ledger)
+    replies = [answer(None, text="Hm."), answer(None, error="HTTP 500"), answer(text="0"), answer(Verdict.B_BETTER)]
+    for reply in replies:
+        ledger.record([(asked.key, reply)])
+    assert ledger.replies(asked.key) == replies
+    assert ledger.answers([asked.key]) == {asked.key: replies[2]}
+    assert ledger.unreadable([asked.key]) == {asked.key: 1}
+
+
+def test_attempts_are_numbered_also_within_one_commit(ledger):
+    (asked,) = register(ledger)
+    ledger.record([(asked.key, answer(None)), (asked.key, answer(None))])
+    ledger.record([(asked.key, answer())])
+    with database.transaction(ledger._engine, writes=False) as connection:
+        attempts = connection.execute(sqlalchemy.select(schema.reply.c.attempt).order_by(schema.reply.c.id)).scalars()
+        assert list(attempts) == [1, 2, 3]
+
+
+def test_a_reply_to_an_unknown_question_is_refused_and_nothing_of_its_commit_stays(ledger):
+    (asked,) = register(ledger)
+    with pytest.raises(DataError, match="ledger"):
+        ledger.record([(asked.key, answer()), ("0" * 64, answer())])
+    assert ledger.replies(asked.key) == []
+
+
+def test_one_question_may_be_about_several_pairs_and_is_found_by_each_episode(ledger):
+    content = {"same": "pictures"}
+    here, there = question(3, "e1").query, question(9, "e2").query
+    key = question_key(content)
+    for _ in range(2):
+        ledger.register([Asked(key, content, here), Asked(key, content, there)], labeler="fake")
+    assert ledger.questions_about("e1") == ledger.questions_about("e2") == [key]
+    assert ledger.questions_about("e3") == []
+
+
+def test_a_clip_of_several_spans_is_registered_span_by_span(ledger):
+    clip = (Span("e1", 0, 5, "front"), Span("e2", 3, 8, "front"))
+    query = Query(Kind.PREFERENCE, (clip, Frame("e3", 1, "front")), "to open")
+    ledger.register([Asked("a" * 64, {}, query)], labeler="fake")
+    assert [ledger.questions_about(f"e{i}") for i in (1, 2, 3)] == [["a" * 64]] * 3
+
+
+def test_a_leased_question_is_not_leased_to_another_until_it_expires(location):
+    now = [1000.0]
+    with Ledger(location, clock=lambda: now[0]) as ledger:
+        keys = [a.key for a in register(ledger, 3)]
+        assert set(ledger.lease(keys[:2], owner="far:1:a", seconds=0.5).granted) == set(keys[:2])
+        assert ledger.lease(keys, owner="far:2:b", seconds=0.5).granted == (keys[2],)
+        now[0] += 1
+        if location.startswith("postgresql"):  # its own clock counts
+            threading.Event().wait(0.6)
+        assert set(ledger.lease(keys, owner="far:3:c", seconds=60.0).granted) == set(keys)
+
+
+def test_a_heartbeat_keeps_a_lease_and_release_ends_it(tmp_path):
+    now = [1000.0]
+    with Ledger(tmp_path / "l.db", clock=lambda: now[0]) as ledger:
+        keys = [a.key for a in register(ledger, 2)]
+        ledger.lease(keys, owner="far:1:a", seconds=10.0)
+        now[0] += 9
+        ledger.renew("far:1:a", seconds=10.0)
+        now[0] += 9
+        assert ledger.lease(keys, owner="far:2:b", seconds=10.0).granted == ()
+        ledger.release("far:1:a")
+        assert ledger.lease(keys, owner="far:2:b", seconds=10.0).granted == tuple(keys)
+
+
+def test_recording_ends_the_lease_and_the_answered_question_is_not_granted_again(ledger):
+    keys = [a.key for a in register(ledger, 2)]
+    ledger.lease(keys, owner="far:1:a", seconds=60.0)
+    ledger.record([(keys[0], answer())], owner="far:1:a")
+    leased = ledger.lease(keys, owner="far:2:b", seconds=60.0)
+    assert (leased.granted, leased.answered) == ((), (keys[0],))
+
+
+def test_the_lease_of_a_dead_process_of_this_machine_is_taken_over_at_once(ledger):
+    keys = [a.key for a in register(ledger, 2)]
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    ledger.lease(keys[:1], owner=f"{socket.gethostname()}:{gone.pid}:x", seconds=1e6)
+    ledger.lease(keys[1:], owner=f"{socket.gethostname()}:{os.getpid()}:x", seconds=1e6)
+    assert ledger.lease(keys, owner="far:2:b", seconds=60.0).granted == (keys[0],)
+
+
+def test_of_many_workers_exactly_one_gets_each_question(location):
+    with Ledger(location) as ledger:
+        keys = [a.key for a in register(ledger, 60)]
+    granted, start = [[] for _ in range(4)], threading.Barrier(4)
+
+    def work(number):
+        order = np.random.default_rng(number).permutation(keys).tolist()
+        with Ledger(location) as mine:
+            start.wait()
+            for first in range(0, 60, 6):
+                leased = mine.lease(order[first : first + 6], owner=f"far:{number}:x", seconds=60.0)
+                granted[number].extend(leased.granted)
+
+    workers = [threading.Thread(target=work, args=(i,)) for i in range(4)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert sorted(key for some in granted for key in some) == sorted(keys)
+
+
+def labels(ledger, verdicts, probability=None):
+    asked = register(ledger, len(verdicts))
+    ledger.record([(a.key, answer(v, probability=probability)) for a, v in zip(asked, verdicts, strict=True)])
+    return [a.query for a in asked], [a.key for a in asked]
+
+
+def test_a_snapshot_holds_what_is_trained_on_in_the_order_of_the_queries(ledger):
+    a, b, tie, unsure = Verdict.A_BETTER, Verdict.B_BETTER, Verdict.TIE, Verdict.UNSURE
+    queries, keys = labels(ledger, [a, unsure, b, None, tie])
+    snapshot = ledger.snapshot(queries[::-1], keys[::-1])
+    np.testing.assert_array_equal(snapshot.p_a, np.array([0.5, 0, 1], np.float32))
+    assert [f.row for f in snapshot.a] == [4, 2, 0]
+    assert [f.row for f in snapshot.b] == [5, 3, 1]
+    assert snapshot.annotator == "fake"
+
+
+def test_a_probability_goes_before_the_verdict_but_not_for_unsure(ledger):
+    queries, keys = labels(ledger, [Verdict.A_BETTER, Verdict.UNSURE], probability=0.7)
+    np.testing.assert_array_equal(ledger.snapshot(queries, keys).p_a, np.array([0.7], np.float32))
+
+
+def test_the_snapshot_hash_is_over_exactly_the_labels(location, tmp_path):
+    with Ledger(location) as one, Ledger(tmp_path / "other.db") as two:
+        verdicts = [Verdict.A_BETTER, Verdict.TIE, Verdict.UNSURE]
+        queries, keys = labels(one, verdicts)
+        first = one.snapshot(queries, keys).snapshot
+        assert labels(two, verdicts) == (queries, keys)
+        assert two.snapshot(queries, keys).snapshot == first == one.snapshot(queries, keys).snapshot
+        assert one.snapshot(queries[:2], keys[:2]).snapshot == first  # the unsure one is no label
+        assert one.snapshot(queries[:1], keys[:1]).snapshot != first
+    with Ledger(tmp_path / "third.db") as three:
+        labels(three, [Verdict.B_BETTER, Verdict.TIE, Verdict.UNSURE])
+        assert three.snapshot(queries, keys).snapshot != first
+
+
+def test_a_snapshot_of_nothing_fit_for_training_is_refused(ledger):
+    queries, keys = labels(ledger, [Verdict.UNSURE, None])
+    with pytest.raises(DataError, match="none of 2 queries has an answer"):
+        ledger.snapshot(queries, keys)
+    with pytest.raises(DataError, match="2 queries but 1 keys"):
+        ledger.snapshot(queries, keys[:1])
+
+
+def test_a_ledger_written_by_a_newer_version_is_refused(location):
+    with Ledger(location) as ledger, database.transaction(ledger._engine, writes=True) as connection:
+        connection.execute(schema.migration.insert().values(version=99, name="from the future", applied=0.0))
+    with pytest.raises(DataError, match=r"schema version 99, this vlmrl knows 1: update vlmrl"):
+        Ledger(location)
+
+
+def test_migrations_run_once_in_order_and_keep_what_is_there(ledger):
+    (asked,) = register(ledger)
+    ledger.record([(asked.key, answer())])
+    ran = []
+    later = [*schema.MIGRATIONS, ("second", lambda c: ran.append(2)), ("third", lambda c: ran.append(3))]
+    for _ in range(2):
+        with database.transaction(ledger._engine, writes=True) as connection:
+            schema.migrate(connection, later, now=0.0)
+            assert schema.version(connection) == 3
+    assert ran == [2, 3]
+    assert ledger.answers([asked.key])
+
+
+def test_two_processes_may_open_a_new_ledger_at_the_same_time(location):
+    failures, start = [], threading.Barrier(4)
+
+    def open_it():
+        start.wait()
+        try:
+            Ledger(location).close()
+        except BaseException as e:
+            failures.append(e)
+
+    workers = [threading.Thread(target=open_it) for _ in range(4)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert failures == []
+
+
+def test_a_file_that_is_no_database_is_named(tmp_path):
+    path = tmp_path / "ledger.db"
+    path.write_bytes(b"not a database at all" * 100)
+    with pytest.raises(DataError, match=r"ledger\.db cannot be used: file is not a database"):
+        Ledger(path)
+
+
+def test_sqlite_runs_in_wal_mode(tmp_path):
+    Ledger(tmp_path / "l.db").close()
+    connection = sqlite3.connect(tmp_path / "l.db")
+    assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    connection.close()
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [("mysql://a/b", "unknown kind of ledger URL 'mysql'; have: postgresql, sqlite"), ("://", "not a database URL")],
+)
+def test_a_url_of_another_kind_is_refused_with_the_choices(url, message):
+    with pytest.raises(ConfigError, match=message):
+        Ledger(url)
+
+
+def test_a_server_that_is_not_there_is_named_without_its_password():
+    pytest.importorskip("psycopg")
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    with pytest.raises(DataError, match="cannot be used") as error:
+        Ledger(f"postgresql://me:hush@127.0.0.1:{port}/x")
+    assert "hush" not in str(error.value)
+
+
+@pytest.mark.parametrize("item", [Frame("e", 3, "c"), (Span("e", 0, 4, "c"), Span("f", 2, 9, "d"))])
+def test_an_item_survives_json(item):
+    assert item_from_json(item_to_json(item)) == item
+
+
+@pytest.mark.parametrize("value", [[], ["frame", "e", "3", "c"], ["spans"], ["spans", ["e", 1]], ["film", "e"]])
+def test_what_is_no_item_is_refused(value):
+    with pytest.raises(DataError, match="not a"):
+        item_from_json(value)
+
+
+def test_equal_content_gives_one_key_whatever_its_order_and_nan_has_none():
+    assert question_key({"a": 1, "b": [2.5]}) == question_key({"b": [2.5], "a": 1}) != question_key({"a": 1, "b": [2]})
+    with pytest.raises(ValueError, match="JSON"):
+        canonical(float("nan"))
+
+
+def test_a_picture_is_known_by_shape_and_pixels():
+    flat = np.zeros((2, 3, 3), np.uint8)
+    changed = flat.copy()
+    changed[1, 2, 0] = 1
+    digests = {picture_digest(p) for p in (flat, flat.reshape(3, 2, 3), changed)}
+    assert len(digests) == 3
+    wide = np.zeros((2, 6, 3), np.uint8)
+    assert picture_digest(wide[:, ::2]) == picture_digest(flat)
