@@ -37,16 +37,16 @@ system_packages() {
         sudo -n true 2>/dev/null || as_root=none
     fi
     if [ "$as_root" = none ] || ! command -v apt-get >/dev/null 2>&1; then
-        die "$purpose missing; ask an administrator for: apt-get install --no-install-recommends $*"
+        die "this system lacks $purpose; ask an administrator for: apt-get install --no-install-recommends $*"
     fi
-    say "$purpose missing; installing $*"
+    say "this system lacks $purpose; installing $*"
     apt="$as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq"
     log=$(mktemp)
     if ! { $apt install -y --no-install-recommends "$@" ||
         { $apt update && $apt install -y --no-install-recommends "$@"; }; } >"$log" 2>&1 </dev/null; then
         cat "$log" >&2
         rm -f "$log"
-        die "$purpose missing, and this failed: apt-get install --no-install-recommends $*"
+        die "this system lacks $purpose, and this failed: apt-get install --no-install-recommends $*"
     fi
     rm -f "$log"
 }
@@ -62,25 +62,12 @@ find_python() {
     return 1
 }
 
-need_python() {
-    find_python && return
-    found=$(python3 --version 2>/dev/null || echo none)
-    [ -z "${VLMRL_PYTHON:-}" ] || die "VLMRL_PYTHON=$VLMRL_PYTHON is not Python 3.11 to 3.13"
-    [ "$found" = none ] || die "Python 3.11 to 3.13 is wanted, python3 is $found; install one and set VLMRL_PYTHON"
-    system_packages "Python 3.11 to 3.13" python3 python3-venv
-    find_python || die "Python 3.11 to 3.13 is wanted, this system installs $(python3 --version 2>&1)"
-}
+opengl='libegl1 libegl-mesa0 libgl1 libgl1-mesa-dri'
 
-need_venv_module() {
-    "$python" -c 'import ensurepip, venv' 2>/dev/null && return
-    version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
-    system_packages "the venv module of $python" "python$version-venv"
-}
-
-# The libraries are looked for before anything big is downloaded; `vlmrl.gl` draws a picture afterwards.
-need_opengl() {
+# Cheap, so that it is known before anything big is downloaded; `vlmrl.gl` draws a picture afterwards.
+has_opengl() {
     [ -z "${MUJOCO_GL:-}" ] || return 0
-    "$python" - <<'END' && return
+    "$python" - <<'END'
 import ctypes, sys
 def have(*names):
     for name in names:
@@ -93,7 +80,30 @@ def have(*names):
 egl = have("libEGL.so.1") and have("libEGL_mesa.so.0", "libEGL_nvidia.so.0") and have("libGL.so.1", "libOpenGL.so.0")
 sys.exit(not (egl or have("libOSMesa.so.8", "libOSMesa.so.6")))
 END
-    (system_packages "the OpenGL library (EGL)" libegl1 libegl-mesa0 libgl1 libgl1-mesa-dri) || [ "$command" = doctor ]
+}
+
+# Everything that the system lacks is named at once. The doctor runs without OpenGL, to say so.
+need_system() {
+    if ! find_python; then
+        [ -z "${VLMRL_PYTHON:-}" ] || die "VLMRL_PYTHON=$VLMRL_PYTHON is not Python 3.11 to 3.13"
+        ! found=$(python3 --version 2>/dev/null) ||
+            die "Python 3.11 to 3.13 is wanted, python3 is $found; install one and set VLMRL_PYTHON to it"
+        # shellcheck disable=SC2086  # package names are words
+        system_packages "Python 3.11 to 3.13" python3 python3-venv $opengl
+        find_python || die "Python 3.11 to 3.13 is wanted, this system installs $(python3 --version 2>&1)"
+    fi
+    lacking=
+    packages=
+    if ! "$python" -c 'import ensurepip, venv' 2>/dev/null; then
+        lacking="the venv module of $python"
+        packages=$("$python" -c 'import sys; print("python%d.%d-venv" % sys.version_info[:2])')
+    fi
+    if [ "$command" != doctor ] && ! has_opengl; then
+        lacking="${lacking:+$lacking and }the OpenGL library (EGL)"
+        packages="$packages $opengl"
+    fi
+    # shellcheck disable=SC2086
+    [ -z "$packages" ] || system_packages "$lacking" $packages
 }
 
 wanted_stamp() {
@@ -108,9 +118,7 @@ install() {
             return 0
         fi
     done
-    need_python
-    need_venv_module
-    need_opengl
+    need_system
     if ! "$venv/bin/python" -m pip --version >/dev/null 2>&1 || ! fits "$venv/bin/python" ||
         ! head -n 3 "$venv/bin/pip" | grep -qF "$venv/"; then
         say "creating $venv with $("$python" --version)"

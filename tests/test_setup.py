@@ -203,8 +203,8 @@ def test_no_python_is_said_in_one_line(machine: Machine):
     done = machine.run("demo")
     assert done.returncode == 1
     assert done.stderr.splitlines() == [
-        "vlmrl: Python 3.11 to 3.13 missing; ask an administrator for: "
-        "apt-get install --no-install-recommends python3 python3-venv"
+        "vlmrl: this system lacks Python 3.11 to 3.13; ask an administrator for: "
+        f"apt-get install --no-install-recommends python3 python3-venv {gl.PACKAGES}"
     ]
 
 
@@ -220,9 +220,24 @@ def test_a_missing_venv_module_is_said_in_one_line(machine: Machine):
     done = machine.run("test")
     assert done.returncode == 1
     assert done.stderr.splitlines() == [
-        "vlmrl: the venv module of python3 missing; ask an administrator for: "
+        "vlmrl: this system lacks the venv module of python3; ask an administrator for: "
         f"apt-get install --no-install-recommends python3.{sys.version_info.minor}-venv"
     ]
+
+
+def test_all_that_is_missing_is_said_at_once(machine: Machine):
+    machine.program("python3", WITHOUT_VENV.replace("in ", "in -) exit 1 ;; ", 1))
+    done = machine.run("demo")
+    (line,) = done.stderr.splitlines()
+    assert line.endswith(f"python3.{sys.version_info.minor}-venv {gl.PACKAGES}")
+
+
+def test_the_doctor_does_without_opengl(machine: Machine):
+    with_fake_venv(machine)
+    machine.program("python3", (machine.home / "bin" / "python3").read_text().replace("|| exit 0", "|| exit 1"))
+    assert machine.run("setup").returncode == 1
+    machine.run("doctor")
+    assert len(machine.log()) == 1
 
 
 def test_a_missing_opengl_is_said_in_one_line(machine: Machine):
