@@ -14,7 +14,7 @@ from dataclasses import replace
 import numpy as np
 
 from vlmrl import gl
-from vlmrl.sim import load_task, make
+from vlmrl.sim import SimEnv, load_task, make
 from vlmrl.sim.task import Camera, Render, Task
 
 Draw = Callable[[], np.ndarray]
@@ -25,13 +25,14 @@ def main() -> None:
     backend = gl.choose()
     task = load_task("drawer_open")
     camera = replace(task.cameras["judge"], crop=(0.0, 0.0, 1.0, 1.0), height=arguments.size, width=arguments.size)
-    theirs, close = _gymnasium(camera)
-    draw = {
+    same, hidden = _ours(task, replace(camera, robot=True), sites=True), _ours(task, camera, sites=False)
+    theirs, close = _gymnasium(camera, same)
+    draw: dict[str, Draw] = {
         "gymnasium render()": theirs,
-        "ours, same geoms": _ours(task, replace(camera, robot=True), sites=True),
-        "ours, robot hidden": _ours(task, camera, sites=False),
+        "ours, same geoms": same.frame,
+        "ours, robot hidden": hidden.frame,
     }
-    times = {name: [] for name in draw}
+    times: dict[str, list[float]] = {name: [] for name in draw}
     for _ in range(arguments.rounds + 1):
         for name, one in draw.items():
             times[name].append(_seconds(one, arguments.frames))
@@ -43,7 +44,7 @@ def main() -> None:
     for name, s in seconds.items():
         print(f"{name:20} {_spread(1 / s)}   {_spread(base / s, width=6)}")
     # Flipped as the task asks for; what is left are shadows, reflections and smoothed edges.
-    difference = np.abs(theirs()[::-1].astype(float) - draw["ours, same geoms"]()).mean()
+    difference = np.abs(theirs()[::-1].astype(float) - same.frame()).mean()
     print(f"\nmean difference of the two pictures with the same geoms: {difference:.1f} of 255")
     close()
 
@@ -56,7 +57,7 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _gymnasium(camera: Camera) -> tuple[Draw, Callable[[], None]]:
+def _gymnasium(camera: Camera, like: SimEnv) -> tuple[Draw, Callable[[], None]]:
     import mujoco
     from metaworld.env_dict import ALL_V3_ENVIRONMENTS
 
@@ -73,7 +74,9 @@ def _gymnasium(camera: Camera) -> tuple[Draw, Callable[[], None]]:
     placed = env.model.camera("corner").id
     env.model.cam_pos[placed], env.model.cam_quat[placed] = camera.position, quaternion
     env.model.cam_fovy[placed] = camera.fovy
-    mujoco.mj_forward(env.model, env.data)
+    env.model.body("drawer").pos = like.model.body("drawer").pos
+    env.model.site("goal").pos = like.model.site("goal").pos
+    env.set_state(like.data.qpos, like.data.qvel)
     env.render()
 
     def draw() -> np.ndarray:
@@ -88,10 +91,10 @@ def _gymnasium(camera: Camera) -> tuple[Draw, Callable[[], None]]:
     return draw, close
 
 
-def _ours(task: Task, camera: Camera, *, sites: bool) -> Draw:
+def _ours(task: Task, camera: Camera, *, sites: bool) -> SimEnv:
     env = make(replace(task, cameras={**task.cameras, "judge": camera}, render=Render(sites=sites)))
     env.reset(seed=0)
-    return env.frame
+    return env
 
 
 def _seconds(draw: Draw, frames: int) -> float:

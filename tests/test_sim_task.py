@@ -1,5 +1,6 @@
 """Reading `task.yaml`: strict keys, types, predicates."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -74,6 +75,22 @@ def test_a_mistake_is_told_with_what_is_wanted(own: Path, old: str, new: str, me
     assert old in GOOD
     with pytest.raises(ConfigError, match=message):
         _load(own, GOOD.replace(old, new))
+
+
+def test_the_documentation_s_example_works_as_printed(
+    own: Path, root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("metaworld", reason="extra 'sims' is not installed")
+    pages = (root / "docs" / "adding_a_task.md").read_text(encoding="utf-8")
+    yaml, python = (re.search(rf"```{kind}\n(.*?)```", pages, re.DOTALL) for kind in ("yaml", "python"))
+    assert yaml is not None
+    assert python is not None
+    path = own.parents[1] / "window_open" / "task.yaml"
+    path.parent.mkdir()
+    path.write_text(yaml.group(1), encoding="utf-8")
+    exec(python.group(1), {})
+    assert capsys.readouterr().out.count("'success': True") == 3
+    assert len(list(Path.cwd().glob("*.png"))) == 6
 
 
 def test_an_unknown_task_lists_those_there_are(own: Path) -> None:

@@ -14,6 +14,9 @@ __all__ = ["Task", "expert", "load_task", "make"]
 def __getattr__(name: str) -> object:
     """Import `SimEnv` when it is asked for: it brings MuJoCo."""
     if name == "SimEnv":
+        from vlmrl.sim.register import before_mujoco
+
+        before_mujoco()
         from vlmrl.sim.env import SimEnv
 
         return SimEnv

@@ -42,7 +42,7 @@ class SimEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
         if abs(self._dynamics.control_hz - task.control_hz) > 1e-6:
             raise ConfigError(f"task {task.name!r}: control_hz is {task.control_hz}, but {self._dynamics.control_hz:g}")
         self.state_names, self.action_names = self._dynamics.state_names, self._dynamics.action_names
-        self.observation_space = Dict(state=Box(self._dynamics.low, self._dynamics.high, dtype=np.float32))
+        self.observation_space: Any = Dict(state=Box(self._dynamics.low, self._dynamics.high, dtype=np.float32))
         self.action_space = Box(-1.0, 1.0, (len(self.action_names),), np.float32)
         self._holds = bind(PREDICATES, task.success, "predicate")
         self._measure = bind(MEASURES, task.progress, "measure")

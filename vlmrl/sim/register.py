@@ -46,7 +46,7 @@ def make(task: Task, *, image_size: tuple[int, int] | None = None, render_mode: 
     Raises:
         ConfigError: if the task does not fit its scene, or an optional dependency is missing.
     """
-    _before_mujoco()
+    before_mujoco()
     from vlmrl.sim.env import SimEnv
 
     if image_size is not None:
@@ -62,13 +62,13 @@ def expert(task: Task) -> "Expert":
     Raises:
         ConfigError: if an optional dependency is missing.
     """
-    _before_mujoco()
+    before_mujoco()
     from vlmrl.sim.dynamics import family
 
     return family(task).build_expert(task)
 
 
-def _before_mujoco() -> None:
+def before_mujoco() -> None:
     """MuJoCo reads its OpenGL back end from the environment once, when it is imported."""
     if "mujoco" not in sys.modules:
         gl.choose()

@@ -6,7 +6,7 @@ the object where it is (stock, it shows the previous episode's); an episode is r
 
 import warnings
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any
 
 import mujoco
 import numpy as np
@@ -15,12 +15,11 @@ from jaxtyping import Float32, Float64
 from vlmrl.errors import ConfigError, unknown
 from vlmrl.sim.task import Task
 
-if TYPE_CHECKING:
-    from metaworld.sawyer_xyz_env import SawyerXYZEnv
-
 _HAND = ("hand_x", "hand_y", "hand_z", "gripper")
 _OBJECT = tuple(f"object{i}_{k}" for i in (1, 2) for k in ("x", "y", "z", "qw", "qx", "qy", "qz"))
 _NOW = _HAND + _OBJECT
+_REMEMBERED = ("_target_pos", "init_tcp", "obj_init_pos", "_handle_init_pos", "_lever_pos_init", "stick_init_pos")
+"""Vectors of three by which the environments' rewards know their reset; each has some of them."""
 
 
 class Sawyer:
@@ -40,15 +39,18 @@ class Sawyer:
         self.model, self.data = self._env.model, self._env.data
         self.control_hz = 1 / (self.model.opt.timestep * self._env.frame_skip)
         self.low, self.high = _bounds(self._env)
-        self._moved = np.flatnonzero(self.model.body_parentid == 0)
+        self._home = self.model.body_pos.copy()
         self._state = np.zeros(39)
         # `memory` has its full length from the start, so that a state can be set before the first episode.
+        self._moved = np.flatnonzero(self.model.body_parentid == 0)
         self.reset(np.random.default_rng(0))
+        self._vectors = tuple(name for name in _REMEMBERED if hasattr(self._env, name))
 
     def reset(self, generator: np.random.Generator) -> None:
         """Place the object as Meta-World draws it, or as the task fixes it."""
         env = self._env
         mujoco.mj_resetData(self.model, self.data)
+        self.model.body_pos[:] = self._home
         env.curr_path_length = 0
         env._did_see_sim_exception = False
         env.np_random = generator
@@ -71,17 +73,17 @@ class Sawyer:
 
     def memory(self) -> Float64[np.ndarray, " M"]:
         """Where the reset put things, and the stacked observation."""
-        # Resets move bodies of the model itself, and the reward measures from the reset's own geometry.
-        target, tcp = self._env._target_pos, self._env.init_tcp
-        bodies = self.model.body_pos[self._moved].ravel()
-        return np.concatenate([target, tcp, self._env.obj_init_pos, self._env._prev_obs, self._state, bodies])
+        # Resets move bodies of the model itself.
+        vectors = [getattr(self._env, name) for name in self._vectors]
+        return np.concatenate([*vectors, self._env._prev_obs, self._state, self.model.body_pos[self._moved].ravel()])
 
     def remember(self, memory: Float64[np.ndarray, " M"]) -> None:
         """Put them back."""
-        env = self._env
-        env._target_pos, env.init_tcp, env.obj_init_pos = (memory[i : i + 3].copy() for i in (0, 3, 6))
-        env._prev_obs, self._state = memory[9:27].copy(), memory[27:66].copy()
-        self.model.body_pos[self._moved] = memory[66:].reshape(-1, 3)
+        env, size = self._env, 3 * len(self._vectors)
+        for name, vector in zip(self._vectors, memory[:size].reshape(-1, 3), strict=True):
+            setattr(env, name, vector.copy())
+        env._prev_obs, self._state = memory[size : size + 18].copy(), memory[size + 18 : size + 57].copy()
+        self.model.body_pos[self._moved] = memory[size + 57 :].reshape(-1, 3)
         env.curr_path_length = 0
         env._did_see_sim_exception = False
 
@@ -122,19 +124,20 @@ def build_expert(task: Task) -> ScriptedPolicy:
     return ScriptedPolicy(task.physics.name)
 
 
-def _environment(name: str) -> "SawyerXYZEnv":
+def _environment(name: str) -> Any:
+    # Any: most of what we drive is private in Meta-World, whose version the extra pins.
     try:
         from metaworld.env_dict import ALL_V3_ENVIRONMENTS
     except ModuleNotFoundError as error:
         raise _missing(error) from error
     if name not in ALL_V3_ENVIRONMENTS:
         raise unknown("Meta-World environment", name, ALL_V3_ENVIRONMENTS)
-    env = ALL_V3_ENVIRONMENTS[name]()
+    env: Any = ALL_V3_ENVIRONMENTS[name]()
     env._set_task_called = True
-    return cast("SawyerXYZEnv", env)
+    return env
 
 
-def _bounds(env: "SawyerXYZEnv") -> tuple[Float32[np.ndarray, "39"], Float32[np.ndarray, "39"]]:
+def _bounds(env: Any) -> tuple[Float32[np.ndarray, "39"], Float32[np.ndarray, "39"]]:
     """Meta-World's own bounds, finite and of some width: Gymnasium warns of others."""
     space = env.sawyer_observation_space
     low, high = np.maximum(space.low, -10), np.minimum(space.high, 10)
