@@ -7,7 +7,7 @@ import re
 import subprocess
 import sys
 import time
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from vlmrl.errors import VlmrlError
@@ -102,7 +102,7 @@ def _cached() -> str:
         path = _cache_file()
         fresh = 0 <= time.time() - path.stat().st_mtime < _CACHE_AGE_S
         found = path.read_text().strip()
-    except (OSError, RuntimeError):
+    except (OSError, RuntimeError, PackageNotFoundError):
         return ""
     return found if fresh and found in BACKENDS else ""
 
@@ -112,7 +112,11 @@ def _remember(backend: str) -> None:
         path = _cache_file()
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(backend + "\n")
-    except (OSError, RuntimeError):  # a home that cannot be written costs a probe each time, no more
+    except (
+        OSError,
+        RuntimeError,
+        PackageNotFoundError,
+    ):  # a home that cannot be written costs a probe each time, no more
         return
 
 
