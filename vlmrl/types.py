@@ -234,6 +234,8 @@ class Rewarder(Protocol):
     """Returns a number per row."""
 
     name: str
+    sees: tuple[str, tuple[int, int]] | None
+    """Camera and (height, width) of the pictures it judges; None if it looks at none."""
 
     def reward(self, episode: Episode) -> tuple[Float32[np.ndarray, " T"], Float32[np.ndarray, " T"]]:
         """Mean and standard deviation for each row, judged on what the next row shows; NaN where there is none."""

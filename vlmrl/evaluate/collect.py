@@ -5,6 +5,7 @@ The share of random actions of an episode goes into its `source`; learners never
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
@@ -12,6 +13,7 @@ from jaxtyping import Bool, Float, UInt8
 from vlmrl.errors import ConfigError
 from vlmrl.evaluate.rollout import FIRST_EVALUATION_SEED
 from vlmrl.sim import SimEnv, Task, expert, make
+from vlmrl.store import Store
 from vlmrl.types import NO_FRAME, Episode, Frames
 
 
@@ -159,3 +161,14 @@ def _close(log: _Log, env: SimEnv, task: Task, *, share: float, seed: int) -> Ep
         success=int(max(log.success) > 0),
         id=f"{task.name}-{seed:06d}",
     )
+
+
+def create_store(path: Path, task: Task) -> Store:
+    """An empty store that says what its columns hold and how its pictures were rendered."""
+    env = make(task)
+    try:
+        names = {"obs/state": env.state_names, "action": env.action_names}
+        meta = {"task": task.name, "control_hz": task.control_hz, "render": {task.camera: dict(env.settings())}}
+    finally:
+        env.close()
+    return Store.create(path, names=names, units={"action": "normalised"}, meta=meta)

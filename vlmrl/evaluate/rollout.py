@@ -14,6 +14,9 @@ from vlmrl.types import Policy
 FIRST_EVALUATION_SEED = 1_000_000
 """Initial states of evaluation lie above this, those of collected data below."""
 
+FIRST_CURVE_SEED = 2_000_000
+"""Initial states of learning curves: neither those of the data nor those of the evaluation."""
+
 
 @dataclass(frozen=True)
 class Rollouts:

@@ -18,6 +18,7 @@ class ConstantReward:
     """Zero for every transition."""
 
     name = "constant"
+    sees = None
 
     def reward(self, episode: Episode) -> tuple[Float32[np.ndarray, " T"], Float32[np.ndarray, " T"]]:
         """Zeros, NaN where there is no next row."""

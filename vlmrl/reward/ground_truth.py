@@ -24,6 +24,7 @@ class GroundTruthReward:
 
     key: str
     name = "ground_truth"
+    sees = None
 
     def reward(self, episode: Episode) -> tuple[Float32[np.ndarray, " T"], Float32[np.ndarray, " T"]]:
         """The simulator's reward for arriving at the next row, without doubt."""

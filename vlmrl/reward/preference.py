@@ -175,6 +175,7 @@ class PreferenceReward:
     def __init__(self, network: Network, config: Config, *, camera: str, facts: Mapping[str, Any]) -> None:
         """`facts` is what is known of it: labels, snapshot, held-out accuracy."""
         self.network, self.config, self.camera, self.facts = network.eval(), config, camera, dict(facts)
+        self.sees = (camera, tuple(config.size))
 
     def reward(self, episode: Episode) -> tuple[Float32[np.ndarray, " T"], Float32[np.ndarray, " T"]]:
         """Mean and deviation over members of what the next row shows.

@@ -1,0 +1,98 @@
+"""`vlmrl JOB --help`: every setting with its default and what it means, read from the dataclasses themselves."""
+
+import ast
+import dataclasses
+import inspect
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
+from importlib import import_module
+from typing import Any, cast, get_type_hints
+
+from vlmrl.content import places
+
+EXAMPLES = {
+    "run": """
+  vlmrl run                                       collect in simulation, label, learn, evaluate, report
+  vlmrl run preset=fast                           the same in two minutes, to see it work
+  vlmrl run store=runs/mine task=null sentence='open the drawer' labeler=openai labeler.model=NAME
+  vlmrl run seeds=[0,1,2,3,4] evaluate.episodes=50 labeler.error_rate=0.1
+  vlmrl run out=runs/today                        run again with the same `out` to go on where it was cut""",
+    "label": """
+  vlmrl label store=runs/mine labeler=openai labeler.base_url=http://localhost:8000/v1 labeler.model=NAME
+  vlmrl label store=runs/mine labeler=transformers labeler.model=FOLDER_OR_HUB_ID limits.max_calls=1000""",
+    "train": """
+  vlmrl train store=runs/mine reward=COLUMN       COLUMN as `vlmrl data show runs/mine` lists it
+  vlmrl train store=runs/mine learner=bc seeds=[0,1,2]""",
+    "evaluate": """
+  vlmrl evaluate policy=runs/today/policies/learned/seed0 task=drawer_open episodes=100""",
+}
+
+
+def text(name: str, config: type, groups: Mapping[str, Mapping[str, str]]) -> str:
+    """The help of one job; `groups` maps each group to its table of modules."""
+    lines = [f"usage: vlmrl {name} [KEY=VALUE ...]", "", _first_line(config), "", "examples:", EXAMPLES[name].strip("\n")]
+    for group, table in groups.items():
+        lines += ["", f"{group}=NAME  have: {', '.join(sorted({*table, *_files(group)}))}"]
+    presets = _files("preset")
+    if name == "run" and presets:
+        lines += ["", f"preset=NAME  have: {', '.join(presets)}"]
+    lines += ["", "settings:", f"  {'out':36} run folder; default: a new one under runs/"]
+    lines += list(_settings(config, "", groups))
+    for group, table in groups.items():
+        for choice, module in table.items():
+            lines += ["", f"settings of {group}={choice}:"]
+            lines += list(_settings(import_module(module).Config, f"{group}.", groups))
+    lines += ["", "Hydra's own: --multirun (sweep over a=1,2), --cfg job (print the configuration), --hydra-help"]
+    return "\n".join(lines)
+
+
+def _settings(config: type, prefix: str, groups: Mapping[str, object]) -> Iterator[str]:
+    documents, hints = _documents(config), get_type_hints(config)
+    for field in dataclasses.fields(config):
+        name, hint = prefix + field.name, hints[field.name]
+        if field.name in groups and not prefix:
+            continue
+        if dataclasses.is_dataclass(hint):
+            yield from _settings(cast("type", hint), f"{name}.", groups)
+            continue
+        default = field.default if field.default is not dataclasses.MISSING else ""
+        yield _entry(f"{name}={_value(default)}", documents.get(field.name, ""))
+
+
+def _entry(setting: str, document: str) -> str:
+    if not document:
+        return f"  {setting}"
+    lines = textwrap.wrap(document, 80)
+    gap = " " * 39
+    first = f"  {setting:36} {lines[0]}" if len(setting) <= 36 else f"  {setting}\n{gap}{lines[0]}"
+    return "\n".join([first, *(gap + line for line in lines[1:])])
+
+
+def _value(default: Any) -> str:
+    if default is None:
+        return "null"
+    if isinstance(default, tuple):
+        return f"[{','.join(_value(v) for v in cast('Sequence[Any]', default))}]"
+    return str(default).lower() if isinstance(default, bool) else str(default)
+
+
+def _first_line(config: type) -> str:
+    return (config.__doc__ or "").strip().split("\n")[0]
+
+
+def _documents(config: type) -> dict[str, str]:
+    """Attribute docstrings of a dataclass."""
+    body = cast("ast.ClassDef", ast.parse(textwrap.dedent(inspect.getsource(config))).body[0]).body
+    found: dict[str, str] = {}
+    for before, after in zip(body[:-1], body[1:], strict=True):
+        if isinstance(before, ast.AnnAssign) and isinstance(before.target, ast.Name):
+            match after:
+                case ast.Expr(value=ast.Constant(value=str(document))):
+                    found[before.target.id] = " ".join(document.split())
+                case _:
+                    pass
+    return found
+
+
+def _files(group: str) -> list[str]:
+    return sorted({f.stem for place in places("conf") for f in (place / group).glob("*.yaml")})

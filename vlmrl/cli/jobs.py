@@ -1,0 +1,46 @@
+"""The Hydra jobs: which schema, which groups, which function."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from vlmrl import config as configuration
+from vlmrl.annotate import LABELERS
+from vlmrl.cli import evaluate, help, label, run, train
+from vlmrl.learn import LEARNERS
+
+
+@dataclass(frozen=True)
+class Job:
+    """One Hydra application; its YAML is `conf/<name>.yaml`."""
+
+    config: type
+    main: Callable[[Mapping[str, Any], Path], None]
+    groups: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+
+
+JOBS = {
+    "run": Job(run.RunConfig, run.main, {"labeler": LABELERS, "learner": LEARNERS}),
+    "label": Job(label.LabelConfig, label.main, {"labeler": LABELERS}),
+    "train": Job(train.TrainConfig, train.main, {"learner": LEARNERS}),
+    "evaluate": Job(evaluate.EvaluateConfig, evaluate.main),
+}
+
+
+def run_job(name: str, arguments: Sequence[str]) -> None:
+    """Compose the configuration of a job from the command line and run it."""
+    job = JOBS[name]
+    if any(a in ("-h", "--help") for a in arguments):
+        print(help.text(name, job.config, job.groups))
+        return
+    register()
+    configuration.run_hydra(name, job.main, arguments)
+
+
+def register() -> None:
+    """Tell Hydra every schema."""
+    configuration.register_group("labeler", LABELERS)
+    configuration.register_group("learner", LEARNERS)
+    for name, job in JOBS.items():
+        configuration.register_job(name, job.config)

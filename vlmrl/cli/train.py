@@ -1,0 +1,173 @@
+"""`vlmrl train`: train one learner on one reward column of a store, for one or several seeds."""
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from vlmrl import config as configuration
+from vlmrl import loop
+from vlmrl.errors import ConfigError
+from vlmrl.evaluate import rollout
+from vlmrl.learn import learner
+from vlmrl.policy import LearnedPolicy
+from vlmrl.runfolder import Metrics, provenance, write_json
+from vlmrl.sim import load_task
+from vlmrl.store import Store
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Settings of a training run."""
+
+    store: str = ""
+    """Folder of the store."""
+    reward: str | None = None
+    """Reward column; null: none (behaviour cloning, or a constant reward)."""
+    learner: Any = None
+    """Algorithm and its settings."""
+    seeds: tuple[int, ...] = (0,)
+    """One policy each."""
+    obs: tuple[str, ...] = ("state",)
+    """Observation keys that the policy sees."""
+    curve_task: str | None = None
+    """Task in which success is measured during training, for learning curves only."""
+    curve_every: int = 2_000
+    """Updates between points of that curve."""
+    curve_episodes: int = 10
+    workers: int = 0
+    """Runs side by side, one thread each; 0: as many as there are processors."""
+
+
+@dataclass(frozen=True)
+class Training:
+    """One policy to train."""
+
+    name: str
+    """Of the arm, as tables print it."""
+    seed: int
+    store: str
+    reward: str | None
+    learner: Mapping[str, Any]
+    obs: tuple[str, ...]
+    folder: str
+    """Receives policy and metrics."""
+    curve_task: str | None = None
+    curve_every: int = 2_000
+    curve_episodes: int = 10
+
+    @property
+    def done(self) -> bool:
+        """Whether the policy is there already."""
+        return (Path(self.folder) / "config.json").is_file()
+
+
+def main(content: Mapping[str, Any], folder: Path) -> None:
+    """Run the job that a composed configuration describes."""
+    if not content["store"]:
+        raise ConfigError("train needs a store: vlmrl train store=FOLDER reward=COLUMN (vlmrl data show lists columns)")
+    config = configuration.build(TrainConfig, content, where="train")
+    store = Store.open(config.store)
+    if config.reward is not None and config.reward not in store.rewards():
+        raise ConfigError(f"unknown reward column {config.reward!r}; have: {', '.join(sorted(store.rewards())) or 'none'}")
+    write_json(folder / "config.json", dict(content))
+    write_json(folder / "meta.json", provenance() | {"store": store.hash})
+    name = f"{content['learner']['name']} on {config.reward or 'no reward'}"
+    trainings = [
+        Training(
+            name,
+            seed,
+            config.store,
+            config.reward,
+            content["learner"],
+            config.obs,
+            str(folder / "policies" / f"seed{seed}"),
+            config.curve_task,
+            config.curve_every,
+            config.curve_episodes,
+        )
+        for seed in config.seeds
+    ]
+    train_all(trainings, workers=config.workers)
+    print(f"{len(trainings)} policies in {folder / 'policies'}; run one with: vlmrl evaluate policy=FOLDER")
+
+
+def train_all(trainings: Sequence[Training], *, workers: int) -> None:
+    """Train what is not trained yet, one thread a run, several runs side by side.
+
+    Two runs on one thread each outrun one run on two threads: products of this size do not split well.
+    """
+    missing = [t for t in trainings if not t.done]
+    count = min(workers or len(os.sched_getaffinity(0)), len(missing))
+    total = sum(int(t.learner["updates"]) for t in missing)
+    with tqdm(total=total, desc="train", unit="update", unit_scale=True, dynamic_ncols=True, disable=not missing) as bar:
+        for training in _finished(missing, count):
+            bar.set_postfix_str(f"{training.name}, seed {training.seed}", refresh=False)
+            bar.update(int(training.learner["updates"]))
+
+
+def _finished(trainings: Sequence[Training], workers: int) -> Iterator[Training]:
+    """Train, yielding each as it ends."""
+    if workers <= 1:
+        for training in trainings:
+            train(training)
+            yield training
+        return
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_one_thread) as pool:
+        futures = {pool.submit(train, training): training for training in trainings}
+        for future in as_completed(futures):
+            future.result()
+            yield futures[future]
+
+
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def train(training: Training) -> None:
+    """Train one policy and save it; everything that decides the result is in its folder."""
+    folder = Path(training.folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    metrics = Metrics(folder / "metrics.jsonl")
+    metrics.path.unlink(missing_ok=True)
+    store = Store.open(training.store)
+    module = learner(training.learner["name"])
+    config = configuration.build(module.Config, training.learner, where="learner")
+    transitions = store.transitions(training.obs, training.reward)
+    generator = torch.Generator().manual_seed(training.seed)
+    state = module.init(config, transitions, generator=generator)
+    facts = {
+        "learner": dict(training.learner),
+        "reward": training.reward or "none",
+        "store": store.hash,
+        "seed": training.seed,
+        "transitions": len(transitions),
+    }
+    policy = LearnedPolicy(module.policy(state), training.name, training.obs, facts)
+    loop.fit(
+        lambda batch: module.update(config, state, batch),
+        module.batches(config, transitions, generator=generator),
+        updates=config.updates,
+        name="train",
+        metrics=metrics,
+        every=min(training.curve_every, config.updates),
+        at=lambda step: _curve_point(training, policy),
+        quiet=True,
+    )
+    policy.save_pretrained(folder)
+
+
+def _curve_point(training: Training, policy: LearnedPolicy) -> Mapping[str, float] | None:
+    """Success on a few initial states of their own: curves are drawn from it, nothing is chosen by it."""
+    if training.curve_task is None or not training.curve_episodes:
+        return None
+    first = rollout.FIRST_CURVE_SEED
+    seeds = range(first, first + training.curve_episodes)
+    done = rollout.rollout(load_task(training.curve_task), policy, seeds)
+    return {"success": float(done.success.mean()), "return": float(done.returns.mean())}

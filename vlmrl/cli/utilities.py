@@ -1,0 +1,109 @@
+"""Small commands: data, task, doctor."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from vlmrl import config as configuration
+from vlmrl.content import names
+from vlmrl.errors import ConfigError, unknown
+
+HELP = """Teach robots from vision-language-model feedback.
+
+Jobs take settings as key=value (Hydra): [bold]vlmrl JOB --help[/bold] lists them with their defaults.
+
+  [bold]vlmrl run[/bold]        logs and a sentence in; labels, reward, policies, evaluation and one report out
+  [bold]vlmrl label[/bold]      ask a labeler about pairs of frames of a store, distill the answers, write the reward
+  [bold]vlmrl train[/bold]      train one learner on one reward column
+  [bold]vlmrl evaluate[/bold]   run a saved policy in simulation, with intervals and a video
+
+Try: [bold]vlmrl run preset=fast[/bold]
+"""
+
+app = typer.Typer(help=HELP, no_args_is_help=True, rich_markup_mode="rich", add_completion=False)
+data = typer.Typer(help="Stores of episodes: import logs, look inside, check.", no_args_is_help=True)
+task = typer.Typer(help="Simulated tasks.", no_args_is_help=True)
+app.add_typer(data, name="data")
+app.add_typer(task, name="task")
+
+
+@app.command()
+def doctor() -> None:
+    """Say what this machine has, what it lacks, and what to do."""
+    from vlmrl import doctor as examination
+
+    raise typer.Exit(examination.main())
+
+
+@data.command("import")
+def import_(settings: Annotated[list[str], typer.Argument(help="format=NAME and the format's settings as key=value")]) -> None:
+    """Import logs into a store; run again to go on after an interruption.
+
+    Example: vlmrl data import format=lerobot source=FOLDER out=runs/mine
+    """
+    from vlmrl.store.importers import IMPORTERS, importer
+
+    content = _pairs(settings)
+    if "format" not in content:
+        raise ConfigError(f"which format? format=NAME; have: {', '.join(sorted(IMPORTERS))}")
+    module = importer(content.pop("format"))
+    base = OmegaConf.structured(configuration.schema(module.Config))
+    for key in content:
+        if key not in base:
+            raise unknown("setting", key, map(str, base))
+    try:
+        merged = OmegaConf.merge(base, content)
+        node = OmegaConf.to_container(merged, resolve=True, throw_on_missing=True)
+    except OmegaConfBaseException as error:
+        raise ConfigError(str(error).split("\n")[0]) from error
+    report = module.run(configuration.build(module.Config, node, where="import"))  # type: ignore[arg-type]
+    typer.echo(report)
+
+
+@data.command()
+def show(
+    store: Annotated[Path, typer.Argument(help="Folder of a store")],
+    sheet: Annotated[Path | None, typer.Option(help="Where the contact sheet goes; by default beside the store")] = None,
+) -> None:
+    """Print what is inside a store, and draw a contact sheet of its frames."""
+    from vlmrl.store import Store
+    from vlmrl.store.show import contact_sheet, describe
+
+    opened = Store.open(store)
+    typer.echo(describe(opened))
+    if opened.cameras and len(opened):
+        path = sheet or store.parent / f"{store.name}-contact-sheet.png"
+        contact_sheet(opened, path)
+        typer.echo(f"contact sheet: {path}")
+
+
+@data.command()
+def check(store: Annotated[Path, typer.Argument(help="Folder of a store")]) -> None:
+    """Read every byte of a store and name what is damaged."""
+    from vlmrl.store import Store
+
+    problems = Store.open(store).validate()
+    for problem in problems:
+        typer.echo(problem)
+    if problems:
+        raise typer.Exit(1)
+    typer.echo(f"{store}: whole")
+
+
+@task.command("list")
+def list_() -> None:
+    """Name the tasks, yours (./tasks) and the installed ones, with their sentences."""
+    from vlmrl.sim import load_task
+
+    for name in names("tasks"):
+        typer.echo(f"{name:24} {load_task(name).instruction}")
+
+
+def _pairs(settings: list[str]) -> dict[str, str]:
+    wrong = [s for s in settings if "=" not in s]
+    if wrong:
+        raise ConfigError(f"settings are key=value, found {wrong[0]!r}")
+    return dict(s.split("=", 1) for s in settings)

@@ -1,0 +1,1 @@
+"""Rollouts in simulation, collection of data, statistics, and the report."""

@@ -1,0 +1,52 @@
+"""How good a preference reward is on labelled pairs it has not seen."""
+
+from collections.abc import Mapping
+
+import numpy as np
+from jaxtyping import Float, Float32
+
+
+def held_out(
+    members_a: Float32[np.ndarray, "Q M"], members_b: Float32[np.ndarray, "Q M"], p_a: Float32[np.ndarray, " Q"]
+) -> Mapping[str, float]:
+    """Accuracy, log-loss, calibration and disagreement of an ensemble on labelled pairs.
+
+    Accuracy and calibration are over pairs that are no ties; the ensemble's probability is the mean of its members'.
+    """
+    probabilities = 1 / (1 + np.exp(members_b - members_a))
+    p = probabilities.mean(1)
+    clear = p_a != 0.5
+    right = (p > 0.5) == (p_a > 0.5)
+    confidence = np.maximum(p, 1 - p)
+    return {
+        "pairs": float(len(p_a)),
+        "ties": float((~clear).sum()),
+        "accuracy": float(right[clear].mean()) if clear.any() else float("nan"),
+        "log_loss": float(-(p_a * np.log(p + 1e-9) + (1 - p_a) * np.log(1 - p + 1e-9)).mean()),
+        "calibration_error": calibration_error(confidence[clear], right[clear]),
+        "disagreement": float(probabilities.std(1).mean()),
+    }
+
+
+def calibration_error(
+    confidence: Float[np.ndarray, " Q"], right: np.ndarray, *, bins: int = 10
+) -> float:
+    """Expected calibration error: |accuracy - confidence| over equal bins of [0.5, 1], weighted by their counts."""
+    if not len(confidence):
+        return float("nan")
+    place = np.minimum(((confidence - 0.5) * 2 * bins).astype(int), bins - 1)
+    gaps = [
+        (place == k).mean() * abs(right[place == k].mean() - confidence[place == k].mean())
+        for k in range(bins)
+        if (place == k).any()
+    ]
+    return float(sum(gaps))
+
+
+def spearman(x: Float[np.ndarray, " N"], y: Float[np.ndarray, " N"]) -> float:
+    """Rank correlation; NaN where either is constant."""
+    from scipy.stats import spearmanr
+
+    if np.ptp(x) == 0 or np.ptp(y) == 0:
+        return float("nan")
+    return float(spearmanr(x, y).statistic)

@@ -1,0 +1,41 @@
+"""Writes a rewarder's numbers into a store as a new reward column."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from vlmrl.runfolder import commit
+from vlmrl.store import Store
+from vlmrl.types import NO_FRAME, Episode, Frames, Rewarder
+
+
+def relabel(store: Store, rewarder: Rewarder, name: str, *, facts: Mapping[str, Any] | None = None) -> None:
+    """Add `reward/<name>` over the whole store; a column of this name that is there already is left as it is.
+
+    Raises:
+        DataError: if the rewarder cannot judge an episode.
+    """
+    if name in store.rewards():
+        return
+    means, stds = [], []
+    for id in store.episodes.id:
+        mean, std = rewarder.reward(_with_pictures(store, store.episode(id, images=False), rewarder))
+        means.append(mean)
+        stds.append(std)
+    attributes = {"rewarder": rewarder.name, "commit": commit(), **rewarder.provenance(), **(facts or {})}
+    store.add_reward(name, np.concatenate(means), np.concatenate(stds), attributes)
+
+
+def _with_pictures(store: Store, episode: Episode, rewarder: Rewarder) -> Episode:
+    """The episode with the pictures that the rewarder sees, decoded at its size."""
+    if rewarder.sees is None:
+        return episode
+    camera, size = rewarder.sees
+    start = store.episodes.start[store.episodes.index(episode.id)]
+    rows = store.frame_rows(camera)
+    rows = rows[(rows >= start) & (rows < start + len(episode))]
+    index = np.full(len(episode), NO_FRAME, np.int32)
+    index[rows - start] = np.arange(len(rows))
+    return dataclasses.replace(episode, images={camera: Frames(store.frames(camera, rows, size), index)})
