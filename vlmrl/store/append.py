@@ -18,7 +18,7 @@ def append_part(store: Snapshot, episodes: Sequence[Episode]) -> list[str]:
     columns = common_columns(episodes)
     _check_fit(store.manifest, columns)
     with draft(store.path) as made:
-        part = PartWriter(made.folder, episodes, store.manifest.attributes)
+        part = PartWriter(made.folder, episodes, store.manifest.attributes, [p.sealed.folder for p in store.parts])
         part.write()
         disk.sync_tree(made.folder)
         proposed = [e.id or content_id(e) for e in episodes]

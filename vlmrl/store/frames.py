@@ -1,11 +1,12 @@
 """Pictures by row: finds the part, the slot in its decoded cache, and copies them out."""
 
 import logging
+from collections.abc import Callable
 
 import numpy as np
 from jaxtyping import Int64, UInt8
 
-from vlmrl.errors import DataError
+from vlmrl.errors import DataError, unknown
 from vlmrl.store.cache import FrameCache
 from vlmrl.store.part import Part
 from vlmrl.store.snapshot import Snapshot
@@ -17,19 +18,36 @@ _log = logging.getLogger(__name__)
 def read_frames(
     store: Snapshot, cache: FrameCache, camera: str, rows: Int64[np.ndarray, " n"], size: tuple[int, int] | None
 ) -> UInt8[np.ndarray, "n H W 3"]:
-    """Pictures of global rows through the cache, resized to (height, width)."""
+    """Pictures of global rows, resized to (height, width), decoding each part once into the cache."""
+    shape = size or _common_size(store, camera)
+    if not cache.fits(_decoded_bytes(store, camera, shape)):
+        _log.warning("frames of %r at %s exceed the cache limit and are decoded again at every call", camera, shape)
+        return decode_frames(store, camera, rows, shape)
+    return _gather(store, camera, rows, shape, lambda part, slots: _cached(cache, part, camera, shape)[slots])
+
+
+def decode_frames(
+    store: Snapshot, camera: str, rows: Int64[np.ndarray, " n"], size: tuple[int, int] | None
+) -> UInt8[np.ndarray, "n H W 3"]:
+    """Pictures of a few global rows, decoding these only and keeping nothing."""
+    shape = size or _common_size(store, camera)
+    return _gather(store, camera, rows, shape, lambda part, slots: _decoded(part, camera, slots, shape))
+
+
+def _gather(
+    store: Snapshot,
+    camera: str,
+    rows: Int64[np.ndarray, " n"],
+    shape: tuple[int, int],
+    take: Callable[[Part, Int64[np.ndarray, " _"]], UInt8[np.ndarray, "_ H W 3"]],
+) -> UInt8[np.ndarray, "n H W 3"]:
     slots = store.slots(camera)
     _check_rows(slots, rows, camera)
-    shape = size or _common_size(store, camera)
-    cached = cache.fits(_decoded_bytes(store, camera, shape))
-    if not cached:
-        _log.warning("frames of %r at %s exceed the cache limit and are decoded again at every call", camera, shape)
     out = np.empty((len(rows), *shape, 3), np.uint8)
     part_of = np.searchsorted(store.part_start, rows, side="right") - 1
     for index in np.unique(part_of):
         at = np.flatnonzero(part_of == index)
-        part, wanted = store.parts[index], slots[rows[at]]
-        out[at] = _cached(cache, part, camera, shape)[wanted] if cached else _uncached(part, camera, wanted, shape)
+        out[at] = take(store.parts[index], slots[rows[at]])
     return out
 
 
@@ -42,6 +60,8 @@ def _check_rows(slots: Int64[np.ndarray, " N"], rows: Int64[np.ndarray, " n"], c
 
 
 def _common_size(store: Snapshot, camera: str) -> tuple[int, int]:
+    if camera not in store.cameras:
+        raise unknown("camera", camera, store.cameras)
     sizes = {(c["height"], c["width"]) for e in store.manifest.parts if (c := e.cameras.get(camera))}
     if len(sizes) > 1:
         raise DataError(f"camera {camera!r} has pictures of sizes {sorted(sizes)}: ask for one size")
@@ -61,7 +81,7 @@ def _cached(cache: FrameCache, part: Part, camera: str, shape: tuple[int, int]) 
     return pictures
 
 
-def _uncached(
+def _decoded(
     part: Part, camera: str, slots: Int64[np.ndarray, " n"], shape: tuple[int, int]
 ) -> UInt8[np.ndarray, "n H W 3"]:
     wanted, inverse = np.unique(slots, return_inverse=True)

@@ -25,6 +25,7 @@ from vlmrl.store.video import FrameTable, frame_table
 from vlmrl.types import Episode, Frames, Video
 
 _BATCH_BYTES = 256 << 20
+_LISTS = ("list<", "large_list<", "fixed_size_list<")
 
 
 @dataclass(frozen=True)
@@ -188,15 +189,14 @@ class _Rows:
     def _numbers(self, key: str, shape: tuple[int, ...]) -> np.ndarray:
         """A numeric column, checked against the type that the metadata declares."""
         column = self._column(key)
-        values = column.flatten() if hasattr(column, "flatten") else column
-        declared = str(self.dataset.features.get(key, {}).get("dtype", "float"))
-        kind = {"f": "float", "i": "int", "u": "int", "b": "bool"}.get(_numpy_kind(values), "other")
-        if kind == "other" or not declared.startswith(kind):
-            raise DataError(f"{self.entry.table}: {key} holds {column.type}, {declared} wanted")
+        values = column.flatten() if str(column.type).startswith(_LISTS) else column
+        kind = {"f": "float", "i": "int", "u": "int", "b": "bool"}.get(_numpy_kind(values), "")
+        declared = str(self.dataset.features.get(key, {}).get("dtype", kind or "numbers"))
+        what = f"{self.entry.table}: {key}"
+        if not kind or not declared.startswith(kind) or values.null_count:
+            raise DataError(f"{what} holds {column.type} with {values.null_count} empty entries, {declared} wanted")
         if len(values) != int(np.prod(shape)):
-            raise DataError(
-                f"{self.entry.table}: {key} has {len(values)} numbers in {shape[0]} rows, {list(shape[1:])} a row wanted"
-            )
+            raise DataError(f"{what} has {len(values)} numbers in {shape[0]} rows, {list(shape[1:])} a row wanted")
         return values.to_numpy(zero_copy_only=False).reshape(shape)
 
     def matrix(self, key: str) -> Float32[np.ndarray, "T D"]:

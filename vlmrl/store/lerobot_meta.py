@@ -149,9 +149,7 @@ def load(root: Path) -> Dataset:
     features: dict[str, dict[str, Any]] = info["features"]
     videos = [k for k, f in features.items() if f["dtype"] == "video" and not _is_depth(f)]
     new = version == "v3.0"
-    tasks = (
-        _tasks_v3(root) if new else {int(t["task_index"]): str(t["task"]) for t in _lines(root / "meta/tasks.jsonl")}
-    )
+    tasks = _tasks_v3(root) if new else _tasks_v2(root)
     entries = list(_entries_v3(root, info, videos) if new else _entries_v2(root, info, videos))
     _check_total(path, info, entries)
     return Dataset(root, version, float(info["fps"]), str(info.get("robot_type") or ""), features, tasks, entries)

@@ -18,6 +18,7 @@ from vlmrl.types import NO_FRAME, Frames, Video
 
 _READ_BYTES = 32 << 20
 """Pixels decoded at once."""
+_GAP_FRAMES = 64
 _FAILURES = (OSError, ValueError, RuntimeError, KeyError, TypeError)
 """What zarr and its codecs raise on bytes that make no sense."""
 
@@ -163,8 +164,18 @@ class Part:
         self, camera: str, slots: Int64[np.ndarray, " n"], size: tuple[int, int] | None
     ) -> Iterator[UInt8[np.ndarray, "H W 3"]]:
         about = self.entry.cameras[camera]
-        block = max(16, _READ_BYTES // max(1, about["height"] * about["width"] * 3) // 16 * 16)
-        for start in np.unique(slots // block) * block:
-            pixels = self._zarr.read(f"step/image/{camera}/pixels", slice(int(start), int(start) + block))
-            for slot in slots[(slots >= start) & (slots < start + block)]:
-                yield video.resize(pixels[slot - start], size)
+        most = max(1, _READ_BYTES // max(1, about["height"] * about["width"] * 3))
+        for run in _runs(slots, most):
+            first = int(run[0])
+            pixels = self._zarr.read(f"step/image/{camera}/pixels", slice(first, int(run[-1]) + 1))
+            for slot in run:
+                yield video.resize(pixels[slot - first], size)
+
+
+def _runs(slots: Int64[np.ndarray, " n"], most: int) -> Iterator[Int64[np.ndarray, " _"]]:
+    """Cut ascending slots into ranges worth reading at once: no wide gaps, no more than `most` frames."""
+    start = 0
+    for i in range(1, len(slots) + 1):
+        if i == len(slots) or slots[i] - slots[i - 1] > _GAP_FRAMES or slots[i] - slots[start] >= most:
+            yield slots[start:i]
+            start = i

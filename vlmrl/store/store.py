@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float32, Int64, UInt8
+from jaxtyping import Float32, Int, Int64, UInt8
 
 from vlmrl.errors import DataError
 from vlmrl.store import disk, manifest, rewards
@@ -174,7 +174,7 @@ class Store:
         return np.flatnonzero(self.snapshot.slots(camera) != NO_FRAME).astype(np.int64)
 
     def frames(
-        self, camera: str, rows: Int64[np.ndarray, " n"] | Sequence[int], size: tuple[int, int] | None = None
+        self, camera: str, rows: Int[np.ndarray, " n"] | Sequence[int], size: tuple[int, int] | None = None
     ) -> UInt8[np.ndarray, "n H W 3"]:
         """Pictures of global rows, resized to (height, width), from the decoded cache: the first call decodes.
 

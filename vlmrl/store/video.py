@@ -11,7 +11,7 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float64, Int64, UInt8
+from jaxtyping import Bool, Float64, Int, Int64, UInt8
 from PIL import Image
 
 from vlmrl.errors import DataError
@@ -70,7 +70,7 @@ def frame_table(path: Path) -> FrameTable:
 
 
 def decode(
-    path: Path, frames: Sequence[int] | Int64[np.ndarray, " n"], size: tuple[int, int] | None = None
+    path: Path, frames: Sequence[int] | Int[np.ndarray, " n"], size: tuple[int, int] | None = None
 ) -> Iterator[UInt8[np.ndarray, "H W 3"]]:
     """Yield the pictures with the given ascending frame numbers, resized to (height, width).
 

@@ -1,6 +1,7 @@
 """Writing a part: checks episodes at the border, then lays them out in a folder that nothing names yet."""
 
 import hashlib
+import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -28,6 +29,8 @@ class PartWriter:
     episodes: Sequence[Episode]
     attributes: Mapping[str, Mapping[str, Any]]
     """By column, as in the manifest."""
+    committed: Sequence[Path] = ()
+    """Folders of parts, whose videos are linked instead of copied again."""
     columns: dict[str, list[int]] = field(default_factory=dict)
     cameras: dict[str, dict[str, Any]] = field(default_factory=dict)
     digests: dict[str, str] = field(default_factory=dict)
@@ -91,9 +94,10 @@ class PartWriter:
         target = self.folder / name
         if not target.exists():
             target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(source, target)
+            twin = next((folder / name for folder in self.committed if (folder / name).exists()), None)
+            _link(twin, target) if twin else shutil.copyfile(source, target)
             if disk.file_digest(target) != sha:
-                raise DataError(f"video file {source} changed while it was copied")
+                raise DataError(f"{twin or source} changed while it was copied, or is damaged")
             self.digests[name] = sha
         return name, table
 
@@ -109,6 +113,14 @@ class PartWriter:
         # zarr 3 has no stable string type yet: texts are attributes
         texts = {key: [getattr(e, key) for e in episodes] for key in ("task", "robot", "instruction", "source")}
         group.attrs.update({"id": list(ids), **texts})
+
+
+def _link(source: Path, target: Path) -> None:
+    """Share a file of another part; copy where the file system cannot."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
 
 
 def _write_frames(group: zarr.Group, camera: str, images: Sequence[Any], rows: Sequence[int]) -> dict[str, Any]:
