@@ -108,15 +108,12 @@ def _cached() -> str:
 
 
 def _remember(backend: str) -> None:
+    """Keep the choice; a home that cannot be written costs a probe each time, no more."""
     try:
         path = _cache_file()
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(backend + "\n")
-    except (
-        OSError,
-        RuntimeError,
-        PackageNotFoundError,
-    ):  # a home that cannot be written costs a probe each time, no more
+    except (OSError, RuntimeError, PackageNotFoundError):
         return
 
 
