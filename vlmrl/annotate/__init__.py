@@ -23,6 +23,7 @@ __all__ = [
 ]
 
 LABELERS = {
+    "openai": "vlmrl.annotate.openai",
     "scripted": "vlmrl.annotate.scripted",
 }
 """Name to module, imported on use: each has `Config` and `build(config, **what it needs)`."""

@@ -119,6 +119,12 @@ class Ledger:
                 found |= {key: count for key, count in connection.execute(wanted.group_by(table.question))}
         return found
 
+    def keys(self) -> list[str]:
+        """Return the keys of all questions, oldest first."""
+        table = schema.question.c
+        with transaction(self._engine, writes=False) as connection:
+            return list(connection.execute(select(table.key).order_by(table.created, table.key)).scalars())
+
     def questions_about(self, episode: str) -> list[str]:
         """Return the keys of all questions about an episode."""
         with transaction(self._engine, writes=False) as connection:
