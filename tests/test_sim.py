@@ -255,7 +255,12 @@ def test_any_task_folder_is_an_environment() -> None:
 
 
 def test_registering_does_not_import_mujoco() -> None:
-    code = "import vlmrl.sim.register as r, sys; r.register_envs(); assert 'mujoco' not in sys.modules"
+    code = "import vlmrl.sim.gym, sys; assert 'mujoco' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_gymnasium_finds_our_environments_by_itself() -> None:
+    code = "import gymnasium; gymnasium.make('vlmrl.sim.gym:vlmrl/CartPole-v0').reset(seed=0)"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 

@@ -1,6 +1,6 @@
-"""How environments are made: from a task, or by Gymnasium id (the plugin entry point calls `register_envs`).
+"""How environments are made: from a task, or by Gymnasium id once `register_envs` was called (`vlmrl.sim.gym` does).
 
-Gymnasium imports this module while it is itself being imported, so simulators are imported only when one is made.
+Simulators are imported only when one is made.
 """
 
 import sys
