@@ -7,6 +7,7 @@ from vlmrl.annotate.budget import Limits
 from vlmrl.annotate.job import JobReport, Tally, label, run_job
 from vlmrl.annotate.ledger import Ledger
 from vlmrl.annotate.query import Pictures, sample_pairs
+from vlmrl.annotate.truth import true_progress
 from vlmrl.errors import ConfigError, unknown
 
 __all__ = [
@@ -20,11 +21,13 @@ __all__ = [
     "load_labeler",
     "run_job",
     "sample_pairs",
+    "true_progress",
 ]
 
 LABELERS = {
     "openai": "vlmrl.annotate.openai",
     "scripted": "vlmrl.annotate.scripted",
+    "transformers": "vlmrl.annotate.transformers",
 }
 """Name to module, imported on use: each has `Config` and `build(config, **what it needs)`."""
 

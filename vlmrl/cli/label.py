@@ -1,6 +1,6 @@
 """`vlmrl label`: ask a labeler about pairs of frames of a store, distill the answers, write the reward back."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -9,14 +9,24 @@ import numpy as np
 from tqdm import tqdm
 
 from vlmrl import config as configuration
-from vlmrl.annotate import JobReport, Ledger, Limits, Pictures, Tally, load_labeler, run_job, sample_pairs
+from vlmrl.annotate import (
+    JobReport,
+    Ledger,
+    Limits,
+    Pictures,
+    Tally,
+    load_labeler,
+    run_job,
+    sample_pairs,
+    true_progress,
+)
 from vlmrl.errors import ConfigError, LabelerError
 from vlmrl.reward import preference
 from vlmrl.reward.distill import distill
 from vlmrl.reward.relabel import relabel
 from vlmrl.runfolder import Metrics, provenance, write_json
 from vlmrl.store import Store
-from vlmrl.types import Frame, Item, Labeler, Preferences, Query
+from vlmrl.types import Frame, Labeler, Preferences, Query
 
 
 @dataclass(frozen=True)
@@ -122,18 +132,6 @@ def make_labeler(settings: Mapping[str, Any], store: Store) -> Labeler:
     if settings["name"] == "scripted":
         return module.build(config, truth=true_progress(store))
     return module.build(config)
-
-
-def true_progress(store: Store) -> Callable[[Item], float]:
-    """What the scripted teacher knows: the simulator's own progress at a frame."""
-    progress, table = store.column("truth/progress"), store.episodes
-
-    def truth(item: Item) -> float:
-        if not isinstance(item, Frame):
-            raise ConfigError("the scripted teacher judges single frames so far")
-        return float(progress[table.start[table.index(item.episode)] + item.row])
-
-    return truth
 
 
 class progress_bar:  # noqa: N801  # reads as the function it stands for

@@ -12,10 +12,10 @@ import torch
 from tqdm import tqdm
 
 from vlmrl import config as configuration
-from vlmrl import loop
 from vlmrl.errors import ConfigError
 from vlmrl.evaluate import rollout
-from vlmrl.learn import learner
+from vlmrl.learn import fit, learner
+from vlmrl.nn import Actor
 from vlmrl.policy import LearnedPolicy
 from vlmrl.runfolder import Metrics, provenance, write_json
 from vlmrl.sim import load_task
@@ -137,11 +137,18 @@ def train(training: Training) -> None:
     metrics = Metrics(folder / "metrics.jsonl")
     metrics.path.unlink(missing_ok=True)
     store = Store.open(training.store)
-    module = learner(training.learner["name"])
-    config = configuration.build(module.Config, training.learner, where="learner")
+    config = configuration.build(learner(training.learner["name"]).Config, training.learner, where="learner")
     transitions = store.transitions(training.obs, training.reward)
-    generator = torch.Generator().manual_seed(training.seed)
-    state = module.init(config, transitions, generator=generator)
+    actor = fit(
+        training.learner["name"],
+        transitions,
+        config,
+        seed=training.seed,
+        metrics=metrics,
+        every=training.curve_every,
+        at=lambda _, actor: _curve_point(training, actor),
+        quiet=True,
+    )
     facts = {
         "learner": dict(training.learner),
         "reward": training.reward or "none",
@@ -149,25 +156,15 @@ def train(training: Training) -> None:
         "seed": training.seed,
         "transitions": len(transitions),
     }
-    policy = LearnedPolicy(module.policy(state), training.name, training.obs, facts)
-    loop.fit(
-        lambda batch: module.update(config, state, batch),
-        module.batches(config, transitions, generator=generator),
-        updates=config.updates,
-        name="train",
-        metrics=metrics,
-        every=min(training.curve_every, config.updates),
-        at=lambda step: _curve_point(training, policy),
-        quiet=True,
-    )
-    policy.save_pretrained(folder)
+    LearnedPolicy(actor, training.name, training.obs, facts).save_pretrained(folder)
 
 
-def _curve_point(training: Training, policy: LearnedPolicy) -> Mapping[str, float] | None:
+def _curve_point(training: Training, actor: Actor) -> Mapping[str, float] | None:
     """Success on a few initial states of their own: curves are drawn from it, nothing is chosen by it."""
     if training.curve_task is None or not training.curve_episodes:
         return None
     first = rollout.FIRST_CURVE_SEED
     seeds = range(first, first + training.curve_episodes)
+    policy = LearnedPolicy(actor, training.name, training.obs)
     done = rollout.rollout(load_task(training.curve_task), policy, seeds)
     return {"success": float(done.success.mean()), "return": float(done.returns.mean())}
