@@ -358,7 +358,7 @@ def test_a_local_server_needs_no_key_and_a_far_one_does(monkeypatch):
 def test_what_cannot_work_is_refused_when_built():
     with pytest.raises(ConfigError, match="model is empty"):
         labeling.build(labeling.Config())
-    with pytest.raises(ConfigError, match="unknown prompt 'compare-0'; have: .*compare-1"):
+    with pytest.raises(ConfigError, match=r"unknown prompt 'compare-0'; have: .*compare-1"):
         labeling.build(labeling.Config(model="m", prompt="compare-0"))
     with pytest.raises(ConfigError, match=r"wrong placeholder 'picture'; have: \$goal"):
         Script("mine", "one_stage", {"one_stage": "See $picture"}).message("one_stage", goal="x")

@@ -14,7 +14,9 @@ def true_progress(store: Store, key: str = "progress") -> Callable[[Item], float
         DataError: if the store has no truth, as real logs have none.
     """
     if f"truth/{key}" not in store.columns():
-        raise DataError(f"{store.path} has no true {key}: the scripted teacher needs simulated data; use another labeler")
+        raise DataError(
+            f"{store.path} has no true {key}: the scripted teacher needs simulated data; use another labeler"
+        )
     progress, table = store.column(f"truth/{key}"), store.episodes
 
     def truth(item: Item) -> float:

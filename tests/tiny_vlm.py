@@ -1,0 +1,119 @@
+"""Builds a tiny vision-language model (the SmolVLM family's architecture), in from_pretrained format.
+
+It sees nothing, but through the real code paths: `python tests/tiny_vlm.py FOLDER 1` builds one that always says 1.
+"""
+
+import sys
+from pathlib import Path
+
+WORDS = "0 1 -1 first second picture goal closer open closed drawer the a is in of no difference"
+TEMPLATE = """{% for m in messages %}{{ m['role'] }}: {% for c in m['content'] %}\
+{% if c['type'] == 'text' %}{{ c['text'] }}{% else %}<image>{% endif %}{% endfor %}<end_of_utterance>
+{% endfor %}{% if add_generation_prompt %}assistant:{% endif %}"""
+
+
+def build(folder, *, seed=0, says=None):
+    """Write config, weights (less than 1 MB), tokenizer, image processor and chat template.
+
+    With `says`, it is trained to answer that whatever it is asked; else it babbles.
+    """
+    import torch
+    from transformers import Idefics3Config, Idefics3ForConditionalGeneration, Idefics3ImageProcessor, Idefics3Processor
+
+    folder = Path(folder)
+    tokenizer = make_tokenizer()
+    image_processor = Idefics3ImageProcessor(
+        do_image_splitting=False, size={"longest_edge": 64}, max_image_size={"longest_edge": 64}
+    )
+    processor = Idefics3Processor(image_processor, tokenizer, image_seq_len=4, chat_template=TEMPLATE)
+    config = Idefics3Config(
+        image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
+        pad_token_id=tokenizer.pad_token_id,
+        scale_factor=2,
+        text_config={
+            "model_type": "llama",
+            "vocab_size": len(tokenizer),
+            "hidden_size": 32,
+            "intermediate_size": 64,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "num_key_value_heads": 2,
+            "max_position_embeddings": 4096,
+            "bos_token_id": tokenizer.bos_token_id,
+            "eos_token_id": tokenizer.eos_token_id,
+            "pad_token_id": tokenizer.pad_token_id,
+        },
+        vision_config={
+            "hidden_size": 32,
+            "intermediate_size": 64,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "image_size": 64,
+            "patch_size": 16,
+        },
+    )
+    state = torch.random.get_rng_state()
+    torch.manual_seed(seed)
+    model = Idefics3ForConditionalGeneration(config)
+    if says is not None:
+        teach(model, processor, says)
+    torch.random.set_rng_state(state)
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
+
+
+def teach(model, processor, says):
+    """Fit the model to end every conversation with `says`."""
+    import numpy as np
+    import torch
+
+    from vlmrl.annotate.compare import load_script
+
+    generator = np.random.default_rng(0)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    script = load_script("compare-1", protocol="two_stage")
+    end = processor.tokenizer.eos_token
+    for step in range(40):
+        stage = ("analysis", "label")[step % 2]
+        message = script.message(stage, goal="open it", analysis=says)
+        parts = [{"type": "image"} if isinstance(p, int) else {"type": "text", "text": p} for p in message]
+        text = processor.apply_chat_template([{"role": "user", "content": parts}], add_generation_prompt=True)
+        pictures = list(generator.integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)) if stage == "analysis" else None
+        inputs = processor(text=[text + says + end], images=pictures and [pictures], return_tensors="pt")
+        labels = inputs["input_ids"].clone()
+        labels[:, : -len(processor.tokenizer(says + end)["input_ids"])] = -100
+        loss = model(**inputs, labels=labels).loss
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+
+def make_tokenizer():
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    special = ["<pad>", "<s>", "<end_of_utterance>", "<image>", "<fake_token_around_image>", "<global-img>"]
+    trainer = trainers.BpeTrainer(
+        vocab_size=400,
+        special_tokens=special,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator([WORDS] * 20, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="<pad>",
+        bos_token="<s>",
+        eos_token="<end_of_utterance>",
+        additional_special_tokens=special[3:],
+        padding_side="left",
+    )
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+    print(build(sys.argv[1], says=sys.argv[2] if len(sys.argv) > 2 else None))
