@@ -12,6 +12,8 @@ TOP = ("cli",)
 PICKLES = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "shelve", "joblib", "marshal"}
 GENERATORS = {"Generator", "default_rng", "SeedSequence", "BitGenerator", "PCG64", "PCG64DXSM", "Philox", "SFC64"}
 STOPS = {"stop", "close", "__exit__", "__del__"}
+HANDED_ON = {"_fail", "set_exception"}
+"""Calls that keep a caught error for whoever waits, who raises it again."""
 
 
 def imports(tree: ast.AST, package: str) -> Iterator[str]:
@@ -80,16 +82,19 @@ def _swallowed(node: ast.AST, function: str) -> Iterator[int]:
     """Lines that catch everything, outside functions that must stop a machine, and do not raise again."""
     for child in ast.iter_child_nodes(node):
         inside = child.name if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef) else function
-        if isinstance(child, ast.ExceptHandler) and function not in STOPS and _catches_all(child.type):
-            raises = isinstance(child.body[-1], ast.Raise)
-            if not raises:
-                yield child.lineno
+        if isinstance(child, ast.ExceptHandler) and function not in STOPS and _continues(child):
+            yield child.lineno
         yield from _swallowed(child, inside)
 
 
-def _catches_all(kind: ast.expr | None) -> bool:
-    kinds = kind.elts if isinstance(kind, ast.Tuple) else [kind]
-    return any(k is None or _dotted(k) in ("Exception", "BaseException") for k in kinds)
+def _continues(handler: ast.ExceptHandler) -> bool:
+    """Whether a handler catches everything and neither raises again nor hands the error on."""
+    kinds = handler.type.elts if isinstance(handler.type, ast.Tuple) else [handler.type]
+    if all(k is not None and _dotted(k) not in ("Exception", "BaseException") for k in kinds):
+        return False
+    calls = [node for node in ast.walk(handler) if isinstance(node, ast.Call)]
+    kept = any(_dotted(c.func).split(".")[-1] in HANDED_ON and handler.name in map(_dotted, c.args) for c in calls)
+    return not kept and not isinstance(handler.body[-1], ast.Raise)
 
 
 def _dotted(node: ast.AST) -> str:
