@@ -10,6 +10,16 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 ROOT = Path(__file__).resolve().parent.parent
 
 
+def pytest_sessionstart() -> None:
+    """Choose the OpenGL back end before any test imports mujoco (and after the shape checks are hooked in)."""
+    from vlmrl import errors, gl
+
+    try:
+        gl.choose()
+    except errors.VlmrlError as error:
+        pytest.exit(str(error), returncode=1)
+
+
 @pytest.fixture(scope="session")
 def root() -> Path:
     """The checkout."""
