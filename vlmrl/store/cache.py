@@ -3,7 +3,6 @@
 import json
 import logging
 import os
-import uuid
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from vlmrl.store import disk
+from vlmrl.store.lock import Owner, abandoned
 
 LIMIT_BYTES = 8 << 30
 """Of the files of one cache folder, unless its `limit.json` says otherwise."""
@@ -72,7 +72,7 @@ class FrameCache:
         first = next(pictures)
         self._make_room(first.nbytes * frames)
         path = self.folder / f"{key}.npy"
-        temporary = self.folder / f"{key}.{uuid.uuid4().hex}{disk.NEW}"
+        temporary = self.folder / f"{Owner.current().token}{disk.NEW}"
         try:
             with temporary.open("wb") as file:
                 header = {"descr": "|u1", "fortran_order": False, "shape": (frames, *first.shape)}
@@ -93,6 +93,9 @@ class FrameCache:
             self._open.popitem(last=False)
 
     def _make_room(self, size_bytes: int) -> None:
+        for torn in self.folder.glob(f"*{disk.NEW}"):
+            if abandoned(torn.name):
+                torn.unlink(missing_ok=True)
         found = sorted((s.st_mtime, s.st_size, p) for p in self.folder.glob("*.npy") if (s := p.stat()))
         total = sum(size for _, size, _ in found)
         for _, size, path in found:

@@ -4,6 +4,7 @@ A lock is broken only when its owner is a dead process of this machine. Another 
 """
 
 import fcntl
+import hashlib
 import json
 import os
 import shutil
@@ -21,7 +22,6 @@ from vlmrl.store.disk import NEW, canonical, publish
 LOCK = "lock"
 TEMPORARY = "tmp"
 _POLL_S = 0.02
-_TORN_S = 3600.0
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,7 @@ class Owner:
     start: str
     """The kernel's start time of the process."""
     token: str
+    """Unique, and it names machine and process too: see `abandoned`."""
     part: str = ""
     """The part this writer is about to commit."""
 
@@ -45,7 +46,8 @@ class Owner:
         namespace = Path("/proc/self/ns/pid")
         machine = f"{_read('/etc/machine-id')}:{namespace.stat().st_ino if namespace.exists() else ''}"
         boot, pid = _read("/proc/sys/kernel/random/boot_id"), os.getpid()
-        return Owner(socket.gethostname(), machine, boot, pid, _start(pid) or "", uuid.uuid4().hex)
+        host, start = socket.gethostname(), _start(pid) or ""
+        return Owner(host, machine, boot, pid, start, f"{_here(host, machine)}-{pid}-{start}-{uuid.uuid4().hex[:12]}")
 
     def is_dead(self) -> bool:
         """True only where that is certain: same machine, and the process or the boot is gone."""
@@ -56,6 +58,18 @@ class Owner:
 
     def __str__(self) -> str:
         return f"process {self.pid} on {self.host}"
+
+
+def _here(host: str, machine: str) -> str:
+    return hashlib.sha256(f"{host} {machine}".encode()).hexdigest()[:8]
+
+
+def abandoned(name: str) -> bool:
+    """Whether a temporary file, named for its writer's token, was left by a dead process of this machine."""
+    me, parts = Owner.current(), name.split(".")[0].split("-")
+    if len(parts) != 4 or not parts[1].isdigit():
+        return False
+    return parts[0] == _here(me.host, me.machine) and _start(int(parts[1])) != parts[2]
 
 
 def _read(path: str) -> str:
@@ -188,6 +202,5 @@ def sweep(store: Path, committed: set[str]) -> None:
             shutil.rmtree(store / owner.part, ignore_errors=True)
         record.unlink(missing_ok=True)
     for torn in (store / TEMPORARY).glob(f"*{NEW}"):
-        # nothing in it names an owner; a living writer keeps such a file for microseconds
-        if time.time() - torn.stat().st_mtime > _TORN_S:
+        if abandoned(torn.name):
             torn.unlink(missing_ok=True)

@@ -14,7 +14,7 @@ from vlmrl.store.append import append_part
 from vlmrl.store.cache import FrameCache, folder_for
 from vlmrl.store.check import problems
 from vlmrl.store.frames import read_frames
-from vlmrl.store.lock import TEMPORARY
+from vlmrl.store.lock import TEMPORARY, Owner
 from vlmrl.store.snapshot import Snapshot
 from vlmrl.store.table import EpisodeTable
 from vlmrl.types import NO_FRAME, Episode, Transitions
@@ -65,7 +65,7 @@ class Store:
             raise DataError(f"{path} is not empty: a new store wants a new folder (Store.open reads an existing one)")
         for name in ("parts", "columns", TEMPORARY):
             (path / name).mkdir(exist_ok=True)
-        temporary = path / TEMPORARY / f"manifest.{os.getpid()}{disk.NEW}"
+        temporary = path / TEMPORARY / f"{Owner.current().token}{disk.NEW}"
         temporary.write_bytes(first)
         disk.sync(temporary)
         try:
