@@ -1,0 +1,160 @@
+"""The result table, drawn, and one film of each policy."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from vlmrl.errors import ConfigError
+from vlmrl.evaluate.report.arms import colour, line, title
+from vlmrl.evaluate.report.folder import UNTRAINED, Run
+from vlmrl.evaluate.report.markup import (
+    bounds,
+    data_url,
+    escape,
+    interval,
+    missing,
+    note,
+    number,
+    percent,
+    plural,
+    points,
+    section,
+)
+from vlmrl.evaluate.results import Row
+from vlmrl.evaluate.rollout import Rollouts
+from vlmrl.evaluate.statistics import Interval
+
+MOST_FILM_BYTES = 9 << 20
+"""Of all films together."""
+
+
+def table(run: Run) -> str:
+    """Success of every arm, with intervals as whiskers and differences around a line at zero."""
+    if not run.rows:
+        text = (
+            "No policy was evaluated: these are logs without a simulator. What the policies do, only a robot can tell."
+        )
+        return section("result", "Result", missing(text))
+    baselines = list(dict.fromkeys(arm for row in run.rows for arm in row.versus))
+    head = "<th>policy</th><th>success, 95 % interval</th><th class='n'>mean return</th>"
+    head += "".join(f"<th>minus {escape(title(arm).lower())}</th>" for arm in baselines)
+    reach = max([0.05, *(max(abs(d.low), abs(d.high)) for row in run.rows for d in row.versus.values())])
+    body = "".join(_line(run, row, baselines, reach=min(1.0, reach * 1.1)) for row in run.rows)
+    made = f"<table class='result'><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+    return section("result", "Result", made, note(_explained(run)))
+
+
+def films(run: Run) -> str:
+    """One rollout of each policy, side by side."""
+    if not run.films:
+        return section("films", "What the policies do", missing("No rollout was filmed in this run."))
+    cards, left = [], MOST_FILM_BYTES
+    for arm, path in run.films.items():
+        size = path.stat().st_size
+        if size > left:
+            text = f"{path.name} is too big for this page; it lies in videos/."
+            cards.append(f"<figure><p class='missing'>{escape(text)}</p>{_caption(run, arm)}</figure>")
+            continue
+        left -= size
+        poster = _poster(run, arm)
+        cards.append(
+            f"<figure><video controls muted loop playsinline preload='metadata'{poster} "
+            f"aria-label='{escape(title(arm))}' src='{data_url(path, 'video/mp4')}'></video>{_caption(run, arm)}</figure>"
+        )
+    text = (
+        "All start from the same initial state, the first of the evaluation; no film was chosen. "
+        "Before it plays, each shows its last picture. The robot may be hidden from the camera that is judged; here it is shown."
+    )
+    button = "<button type='button' id='play'>Play all</button>"
+    return section("films", "What the policies do", f"<div class='films'>{''.join(cards)}</div>", button, note(text))
+
+
+def _line(run: Run, row: Row, baselines: Sequence[str], *, reach: float) -> str:
+    ink = colour(row.arm)
+    count = plural(row.episodes, "initial state")
+    count = f"{plural(row.seeds, 'training seed')} × {count}" if row.seeds else f"{count}, nothing trained"
+    cells = [
+        f"<th scope='row'><span class='arm'><i style='background:{ink}'></i>{escape(title(row.arm))}</span>"
+        f"<span class='what'>{escape(line(row.arm, run.config))}</span><span class='what'>{count}</span></th>",
+        f"<td data-label='success'><span class='figure'>{interval(row.success)}</span>"
+        f"{_bar(row.success, run.rollouts.get(row.arm, {}), ink)}</td>",
+        f"<td class='n' data-label='mean return'>{number(row.returns)}</td>",
+    ]
+    for arm in baselines:
+        found = row.versus.get(arm)
+        inner = "<span class='none'>–</span>" if found is None else _difference(found, ink, reach=reach)
+        cells.append(f"<td data-label='minus {escape(title(arm).lower())}'>{inner}</td>")
+    return f"<tr>{''.join(cells)}</tr>"
+
+
+def _bar(found: Interval, rollouts: Mapping[int, Rollouts], ink: str) -> str:
+    seeds = [float(r.success.mean()) for seed, r in rollouts.items() if seed != UNTRAINED]
+    dots = "".join(f"M{1000 * x:.1f} 500h0" for x in seeds) if len(seeds) > 1 else ""
+    return (
+        f"<svg class='bar' viewBox='0 0 1000 1000' preserveAspectRatio='none' role='img' aria-label='{percent(found.estimate)}'>"
+        f"<rect class='track' width='1000' height='1000'/>"
+        f"<rect style='fill:{ink}' y='200' width='{1000 * found.estimate:.1f}' height='600'/>"
+        f"<path class='whisker' d='M{1000 * found.low:.1f} 500H{1000 * found.high:.1f}"
+        f"M{1000 * found.low:.1f} 280V720M{1000 * found.high:.1f} 280V720'/>"
+        f"<path class='seeds' d='{dots}'/></svg>"
+    )
+
+
+def _difference(found: Interval, ink: str, *, reach: float) -> str:
+    low, mid, high = (500 + 500 * x / reach for x in (found.low, found.estimate, found.high))
+    return (
+        f"<span class='figure'>{points(found.estimate)} {bounds(found, signed=True)}</span>"
+        f"<svg class='forest' viewBox='0 0 1000 1000' preserveAspectRatio='none' role='img' "
+        f"aria-label='{points(found.estimate)}'><path class='zero' d='M500 0V1000'/>"
+        f"<path class='whisker' style='stroke:{ink}' d='M{low:.1f} 500H{high:.1f}'/>"
+        f"<path class='dots' style='stroke:{ink}' d='M{mid:.1f} 500h0'/></svg>"
+    )
+
+
+def _explained(run: Run) -> str:
+    several = max((row.seeds for row in run.rows), default=0) > 1
+    text = (
+        "Success: the task’s predicate held at any step. Return: sum of the simulator’s own reward over the horizon. "
+    )
+    if several:
+        text += (
+            "Intervals are 95 %: success and differences of trained arms by a bootstrap that draws training seeds, then episodes "
+            "within them (10,000 draws); success of an untrained arm by Wilson’s formula. White dots: single seeds. "
+        )
+    else:
+        text += "Intervals are 95 %: success by Wilson’s formula over episodes, differences by a bootstrap over episodes (10,000 draws). "
+    text += "Differences are in percentage points, paired by training seed and initial state; every policy starts from the same states. "
+    if any(d.low == d.high for row in run.rows for d in row.versus.values()):
+        text += "A bootstrap of equal outcomes has no width: [0, 0] means that nothing differed here, not that nothing can. "
+    return text.replace("10,000", number(10_000))
+
+
+def _caption(run: Run, arm: str) -> str:
+    title_line = f"<span class='arm'><i style='background:{colour(arm)}'></i>{escape(title(arm))}</span>"
+    rollouts = run.rollouts.get(arm, {})
+    if not rollouts:
+        return f"<figcaption>{title_line}</figcaption>"
+    seed, first = next(iter(rollouts.items()))
+    step = int(first.first_success[0])
+    outcome = f"success at step {step + 1}" if first.success[0] else "no success"
+    who = "" if seed == UNTRAINED else f"training seed {seed}, "
+    text = f"{outcome}; {who}initial state {int(first.seeds[0])}, return {number(float(first.returns[0]))}"
+    return f"<figcaption>{title_line}<span class='what'>{escape(text)}</span></figcaption>"
+
+
+def _poster(run: Run, arm: str) -> str:
+    """The film's last picture, where PyAV can read it: paper shows the outcome too."""
+    from vlmrl.evaluate.report.pictures import jpeg
+
+    try:
+        import av
+    except ModuleNotFoundError:
+        return ""
+    try:
+        with av.open(str(run.films[arm])) as container:
+            picture: np.ndarray | None = None
+            for frame in container.decode(video=0):
+                picture = frame.to_ndarray(format="rgb24")
+    except av.FFmpegError as error:
+        raise ConfigError(f"{run.films[arm]} is no film ({error}); delete it and run the job again") from error
+    return "" if picture is None else f" poster='{data_url(jpeg(picture), 'image/jpeg')}'"
