@@ -20,7 +20,7 @@ _NUMBER = re.compile(r"/\d+$")
 
 def describe(store: Store) -> str:
     """Tell what a store holds, in lines for a person."""
-    size = _size(_disk_bytes(store))
+    size = _size(float(_disk_bytes(store)))
     lines = [f"store     {store.path}", f"hash      {store.hash[:16]}, format {SCHEMA}, {size} on disk"]
     if not len(store):
         return "\n".join([*lines, "empty     no episodes yet"])
