@@ -1,4 +1,4 @@
-"""The transformers labeler on a tiny SmolVLM-style checkpoint built here: real code path, random or one-word answers."""
+"""The transformers labeler on a tiny SmolVLM-style checkpoint built here: real code path, toy answers."""
 
 import asyncio
 import shutil
