@@ -1,27 +1,31 @@
 """What a labeler answered, beside what is true."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float64, Int64
 
-from vlmrl.evaluate.statistics import Interval, wilson
+from vlmrl.annotate.audit import Audit, label_accuracy
+from vlmrl.evaluate.statistics import Interval
+from vlmrl.types import Frame, Item, Preferences
 
-EQUAL = 1e-3
-"""Differences of true progress up to this, a thousandth of the task, are none: no picture shows them."""
+DIGITS = 3
+"""Of true progress: differences below a thousandth of the task are none, for no picture shows them."""
 
 TIE = 0.5
+
+MOST_BINS, LEAST_PAIRS = 10, 10
+"""Groups by difficulty, and pairs that each must hold."""
 
 
 @dataclass(frozen=True)
 class Answers:
     """Labelled pairs of pictures, in the order in which they were drawn."""
 
-    a: Sequence[tuple[str, int]]
-    """Episode and row within it."""
-    b: Sequence[tuple[str, int]]
+    a: tuple[Frame, ...]
+    b: tuple[Frame, ...]
     p_a: Float64[np.ndarray, " Q"]
     truth: Float64[np.ndarray, "Q 2"] | None
     """True progress of both sides, where a simulator knows it."""
@@ -35,19 +39,18 @@ class Answers:
         return self.p_a == TIE
 
     def difference(self) -> Float64[np.ndarray, " Q"]:
-        """True progress of a minus that of b."""
+        """True progress of a minus that of b; NaN where it is not known."""
         if self.truth is None:
             return np.full(len(self), np.nan)
-        return self.truth[:, 0] - self.truth[:, 1]
+        return np.round(self.truth[:, 0] - self.truth[:, 1], DIGITS)
 
     def kinds(self) -> dict[str, Int64[np.ndarray, " _"]]:
-        """Places of the answers of each kind, kinds that cannot occur left out."""
+        """Places of the answers of each kind; which kinds there are depends on whether the truth is known."""
         if self.truth is None:
             kinds = {"a": self.p_a > TIE, "b": self.p_a < TIE, "tie": self.tie}
         else:
             difference = self.difference()
-            differs = np.abs(difference) > EQUAL
-            agrees = (self.p_a > TIE) == (difference > 0)
+            differs, agrees = difference != 0, (self.p_a > TIE) == (difference > 0)
             kinds = {
                 "right": ~self.tie & differs & agrees,
                 "wrong": ~self.tie & differs & ~agrees,
@@ -57,52 +60,37 @@ class Answers:
             }
         return {kind: np.flatnonzero(mask) for kind, mask in kinds.items()}
 
+    def audit(self) -> Audit | None:
+        """How right the answers are, overall and by difficulty; None where that is not known."""
+        if self.truth is None:
+            return None
+        differing = int((self.difference() != 0).sum())
+        known = dict(zip(self.a + self.b, self.truth.T.ravel().tolist(), strict=True))
+
+        def truth(item: Item) -> float:
+            assert isinstance(item, Frame)
+            return round(known[item], DIGITS)
+
+        preferences = Preferences(self.a, self.b, self.p_a.astype(np.float32), "", "")
+        return label_accuracy(preferences, truth, bins=max(1, min(MOST_BINS, differing // LEAST_PAIRS)))
+
     def accuracy(self) -> Interval | None:
         """Share of right ones among the answers that chose a side where the truth differs; None where there is none."""
-        kinds = self.kinds()
-        right, wrong = (len(kinds.get(kind, ())) for kind in ("right", "wrong"))
-        return wilson(right, right + wrong) if right + wrong else None
+        audit = self.audit()
+        if audit is None or not audit.overall.decided:
+            return None
+        return Interval(audit.overall.rate, *audit.overall.interval())
 
 
-@dataclass(frozen=True)
-class Bin:
-    """Pairs of about equal true difference."""
-
-    low: float
-    high: float
-    right: int
-    tie: int
-    wrong: int
-
-    @property
-    def total(self) -> int:
-        """Pairs in it."""
-        return self.right + self.tie + self.wrong
-
-
-def by_difference(answers: Answers, *, bins: int = 10, least: int = 10) -> list[Bin]:
-    """The pairs whose truth differs, in bins of equal count by how far it does; fewer bins where pairs are few."""
-    size = np.abs(answers.difference())
-    kinds = answers.kinds()
-    which = np.flatnonzero(size > EQUAL)
-    order = which[np.argsort(size[which], kind="stable")]
-    count = min(bins, len(order) // least)
-    found = []
-    for part in np.array_split(order, count) if count else []:
-        right, tie, wrong = (int(np.isin(part, kinds[kind]).sum()) for kind in ("right", "tie_missed", "wrong"))
-        found.append(Bin(float(size[part[0]]), float(size[part[-1]]), right, tie, wrong))
-    return found
-
-
-def read(labels: Mapping[str, Any] | None) -> Answers | None:
-    """The answers of a run; None where none were asked for."""
+def read(labels: Mapping[str, Any] | None, camera: str) -> Answers | None:
+    """The answers of a run about pictures of one camera; None where none were asked for."""
     if not labels or not labels.get("pairs"):
         return None
     pairs, truth = labels["pairs"], labels.get("truth")
     known = truth is not None and len(truth) == len(pairs)
     return Answers(
-        a=[(str(pair["a"][0]), int(pair["a"][1])) for pair in pairs],
-        b=[(str(pair["b"][0]), int(pair["b"][1])) for pair in pairs],
+        a=tuple(Frame(str(pair["a"][0]), int(pair["a"][1]), camera) for pair in pairs),
+        b=tuple(Frame(str(pair["b"][0]), int(pair["b"][1]), camera) for pair in pairs),
         p_a=np.array([pair["p_a"] for pair in pairs], np.float64),
-        truth=np.array(truth, np.float64) if known else None,
+        truth=np.round(np.array(truth, np.float64), DIGITS) if known else None,
     )

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from vlmrl.errors import ConfigError
+from vlmrl.errors import DataError
 from vlmrl.evaluate.report.arms import colour, line, title
 from vlmrl.evaluate.report.folder import UNTRAINED, Run
 from vlmrl.evaluate.report.markup import (
@@ -20,12 +20,16 @@ from vlmrl.evaluate.report.markup import (
     points,
     section,
 )
+from vlmrl.evaluate.report.pictures import jpeg
 from vlmrl.evaluate.results import Row
 from vlmrl.evaluate.rollout import Rollouts
 from vlmrl.evaluate.statistics import Interval
 
 MOST_FILM_BYTES = 9 << 20
 """Of all films together."""
+
+DRAWS = 10_000
+"""Of the bootstrap, as `statistics` has it."""
 
 
 def table(run: Run) -> str:
@@ -59,14 +63,15 @@ def films(run: Run) -> str:
         poster = _poster(run, arm)
         cards.append(
             f"<figure><video controls muted loop playsinline preload='metadata'{poster} "
-            f"aria-label='{escape(title(arm))}' src='{data_url(path, 'video/mp4')}'></video>{_caption(run, arm)}</figure>"
+            f"aria-label='{escape(title(arm))}' "
+            f"src='{data_url(path, 'video/mp4')}'></video>{_caption(run, arm)}</figure>"
         )
     text = (
-        "All start from the same initial state, the first of the evaluation; no film was chosen. "
-        "Before it plays, each shows its last picture. The robot may be hidden from the camera that is judged; here it is shown."
+        "All start from the same initial state, the first of the evaluation; no film was chosen. Before it plays, each "
+        "shows its last picture. Films run in real time. A robot that is hidden from the judge’s camera is shown here."
     )
-    button = "<button type='button' id='play'>Play all</button>"
-    return section("films", "What the policies do", f"<div class='films'>{''.join(cards)}</div>", button, note(text))
+    button = "<button type='button' id='play'>Play all together</button>"
+    return section("films", "What the policies do", button, f"<div class='films'>{''.join(cards)}</div>", note(text))
 
 
 def _line(run: Run, row: Row, baselines: Sequence[str], *, reach: float) -> str:
@@ -88,15 +93,16 @@ def _line(run: Run, row: Row, baselines: Sequence[str], *, reach: float) -> str:
 
 
 def _bar(found: Interval, rollouts: Mapping[int, Rollouts], ink: str) -> str:
+    """The rate as a bar, its interval as a whisker, single seeds as dots beneath."""
     seeds = [float(r.success.mean()) for seed, r in rollouts.items() if seed != UNTRAINED]
-    dots = "".join(f"M{1000 * x:.1f} 500h0" for x in seeds) if len(seeds) > 1 else ""
+    dots = "".join(f"M{1000 * x:.1f} 890h0" for x in seeds) if len(seeds) > 1 else ""
     return (
-        f"<svg class='bar' viewBox='0 0 1000 1000' preserveAspectRatio='none' role='img' aria-label='{percent(found.estimate)}'>"
-        f"<rect class='track' width='1000' height='1000'/>"
-        f"<rect style='fill:{ink}' y='200' width='{1000 * found.estimate:.1f}' height='600'/>"
-        f"<path class='whisker' d='M{1000 * found.low:.1f} 500H{1000 * found.high:.1f}"
-        f"M{1000 * found.low:.1f} 280V720M{1000 * found.high:.1f} 280V720'/>"
-        f"<path class='seeds' d='{dots}'/></svg>"
+        f"<svg class='bar' viewBox='0 0 1000 1000' preserveAspectRatio='none' role='img' "
+        f"aria-label='{percent(found.estimate)}'><rect class='track' width='1000' height='700'/>"
+        f"<rect style='fill:{ink}' y='120' width='{1000 * found.estimate:.1f}' height='460'/>"
+        f"<path class='whisker' d='M{1000 * found.low:.1f} 350H{1000 * found.high:.1f}"
+        f"M{1000 * found.low:.1f} 210V490M{1000 * found.high:.1f} 210V490'/>"
+        f"<path class='seeds' style='stroke:{ink}' d='{dots}'/></svg>"
     )
 
 
@@ -112,21 +118,26 @@ def _difference(found: Interval, ink: str, *, reach: float) -> str:
 
 
 def _explained(run: Run) -> str:
+    """How to read the table, and how its intervals are made."""
     several = max((row.seeds for row in run.rows), default=0) > 1
+    trained = f"a bootstrap that draws training seeds, then episodes within them ({number(DRAWS)} draws)"
+    if several:
+        how = f"for trained arms by {trained}, for the success of an untrained arm by Wilson’s formula. "
+        how += "Dots: single seeds."
+    else:
+        how = "for success by Wilson’s formula over episodes, "
+        how += f"for differences by a bootstrap over episodes ({number(DRAWS)} draws)."
     text = (
         "Success: the task’s predicate held at any step. Return: sum of the simulator’s own reward over the horizon. "
+        f"Intervals are 95 %: {how} Differences are in percentage points, paired by training seed and initial state; "
+        "every policy starts from the same states. "
     )
-    if several:
+    if any(found.low == found.high for row in run.rows for found in (row.success, *row.versus.values())):
         text += (
-            "Intervals are 95 %: success and differences of trained arms by a bootstrap that draws training seeds, then episodes "
-            "within them (10,000 draws); success of an untrained arm by Wilson’s formula. White dots: single seeds. "
+            "A bootstrap of equal outcomes has no width: an interval without width says that nothing varied in these "
+            "episodes, not that nothing can."
         )
-    else:
-        text += "Intervals are 95 %: success by Wilson’s formula over episodes, differences by a bootstrap over episodes (10,000 draws). "
-    text += "Differences are in percentage points, paired by training seed and initial state; every policy starts from the same states. "
-    if any(d.low == d.high for row in run.rows for d in row.versus.values()):
-        text += "A bootstrap of equal outcomes has no width: [0, 0] means that nothing differed here, not that nothing can. "
-    return text.replace("10,000", number(10_000))
+    return text
 
 
 def _caption(run: Run, arm: str) -> str:
@@ -144,10 +155,9 @@ def _caption(run: Run, arm: str) -> str:
 
 def _poster(run: Run, arm: str) -> str:
     """The film's last picture, where PyAV can read it: paper shows the outcome too."""
-    from vlmrl.evaluate.report.pictures import jpeg
-
     try:
         import av
+        from av.error import FFmpegError
     except ModuleNotFoundError:
         return ""
     try:
@@ -155,6 +165,6 @@ def _poster(run: Run, arm: str) -> str:
             picture: np.ndarray | None = None
             for frame in container.decode(video=0):
                 picture = frame.to_ndarray(format="rgb24")
-    except av.FFmpegError as error:
-        raise ConfigError(f"{run.films[arm]} is no film ({error}); delete it and run the job again") from error
+    except FFmpegError as error:
+        raise DataError(f"{run.films[arm]} is no film ({error}); delete it and run the job again") from error
     return "" if picture is None else f" poster='{data_url(jpeg(picture), 'image/jpeg')}'"

@@ -34,12 +34,15 @@ def html(run: Run) -> str:
 
 def _explained(run: Run, *, measured: bool) -> str:
     if not measured:
-        return "No simulator, so success was not measured during training: this is the actor’s loss against updates. It does not tell how good a policy is."
+        return (
+            "Success was not measured during training. This is the actor’s loss against updates; it does not tell "
+            "how good a policy is."
+        )
     episodes = int((run.config.get("evaluate") or {}).get("curve_episodes", 0))
     return (
-        f"Success against updates, in {plural(episodes, 'episode')} a point. Thin: one training seed each; thick: their mean. "
-        "These episodes start from states of their own, neither in the data nor in the table above, and choose nothing: "
-        "what the table evaluates is always the last update."
+        f"Success against updates, {plural(episodes, 'episode')} a point. Thin: one training seed each; "
+        "thick: their mean. These episodes start from states of their own, neither in the data nor in the table, "
+        "and choose nothing: the table evaluates the last update, whatever the curve says."
     )
 
 

@@ -89,7 +89,14 @@ def _json(path: Path) -> Any:
 
 def _row(content: Mapping[str, Any]) -> Row:
     versus = {str(arm): Interval(**interval) for arm, interval in content["versus"].items()}
-    return Row(**{**content, "success": Interval(**content["success"]), "versus": versus})
+    return Row(
+        arm=str(content["arm"]),
+        seeds=int(content["seeds"]),
+        episodes=int(content["episodes"]),
+        success=Interval(**content["success"]),
+        returns=float(content["returns"]),
+        versus=versus,
+    )
 
 
 def _rollouts(folder: Path, arm: str, seeds: Sequence[int]) -> dict[int, Rollouts]:

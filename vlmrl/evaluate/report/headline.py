@@ -1,14 +1,11 @@
 """The first screen: what was asked, what came out, and how far to believe it."""
 
-from collections.abc import Sequence
-
 from vlmrl.errors import ConfigError
 from vlmrl.evaluate.report.answers import Answers
 from vlmrl.evaluate.report.arms import learner_name
 from vlmrl.evaluate.report.folder import Run
 from vlmrl.evaluate.report.markup import bounds, escape, interval, listed, number, percent, plural, points
 from vlmrl.evaluate.results import Row
-from vlmrl.evaluate.statistics import Interval
 from vlmrl.sim import load_task
 from vlmrl.store import Store
 
@@ -66,8 +63,16 @@ def _labels(run: Run, answers: Answers | None) -> str:
         return text + "Nothing in these data tells which answers are right."
     kinds = answers.kinds()
     decided, missed = len(kinds["right"]) + len(kinds["wrong"]), len(kinds["tie_missed"])
-    text += f"Where true progress differs and it chose a side, the choice was right in <b>{interval(found)}</b> of {plural(decided, 'pair')}"
-    return text + (f"; another {number(missed)} such pairs it called a tie." if missed else ".")
+    ties = (
+        f"; {percent(float(answers.tie.mean()))} of all answers are ties, which teach little"
+        if answers.tie.any()
+        else ""
+    )
+    text += (
+        f"Where true progress differs and a side was chosen, the choice was right in <b>{interval(found)}</b> "
+        f"of {plural(decided, 'pair')}; {number(missed)} such pairs were called a tie{ties}."
+    )
+    return text
 
 
 def _result(run: Run) -> str:
@@ -76,13 +81,15 @@ def _result(run: Run) -> str:
         return "No policy was evaluated: there is no simulator of this task, or no arm that learns from the answers."
     learner = escape(learner_name(run.config))
     count = f"{plural(row.seeds, 'training seed')} × {plural(row.episodes, 'initial state')}"
-    text = f"{learner} on the reward distilled from the answers succeeds in <b>{interval(row.success)}</b> of episodes ({count}). "
-    told = [_versus(baseline, found) for baseline, found in row.versus.items()]
-    return text + (f"{_verdict(row)} ({'; '.join(told)}, in percentage points)." if told else "")
-
-
-def _versus(baseline: str, found: Interval) -> str:
-    return f"minus {escape(_baseline(baseline))} {points(found.estimate)}{bounds(found, signed=True)}"
+    text = (
+        f"{learner} on the reward distilled from the answers succeeds in <b>{interval(row.success)}</b> "
+        f"of episodes ({count}). "
+    )
+    told = [
+        f"to {escape(_baseline(arm))} {points(found.estimate)} {bounds(found, signed=True)}"
+        for arm, found in row.versus.items()
+    ]
+    return text + (f"{_verdict(row)}: difference {', '.join(told)} percentage points." if told else "")
 
 
 def _verdict(row: Row) -> str:
@@ -91,15 +98,16 @@ def _verdict(row: Row) -> str:
     for baseline, found in row.versus.items():
         sort = "better" if found.low > 0 else "worse" if found.high < 0 else "open"
         sorts[sort].append(escape(_baseline(baseline)))
-    told = []
-    if sorts["better"]:
-        told.append(f"<b>better than {listed(sorts['better'])}</b>")
-    if sorts["worse"]:
-        told.append(f"<b>worse than {listed(sorts['worse'])}</b>")
-    if sorts["open"]:
-        told.append(f"<b>no difference</b> to {listed(sorts['open'], 'or')} is shown")
-    text = listed(told)
-    return ("That is " + text) if not text.startswith("<b>no") else text[:3] + text[3].upper() + text[4:]
+    told = [
+        f"<b>{text.format(listed(names, 'or' if sort == 'open' else 'and'))}</b>"
+        for sort, text in (
+            ("better", "better than {}"),
+            ("worse", "worse than {}"),
+            ("open", "no proven difference to {}"),
+        )
+        if (names := sorts[sort])
+    ]
+    return f"Verdict: {listed(told)}"
 
 
 def _baseline(arm: str) -> str:
@@ -111,7 +119,10 @@ def _warning(run: Run) -> str:
     if not run.rows or count >= CLAIM_SEEDS:
         return ""
     if count == 1:
-        text = "<b>One training seed: a smoke test, not a claim.</b> Intervals are over episodes only; another seed may tell another story."
+        text = (
+            "<b>One training seed: a smoke test, not a claim.</b> Intervals are over episodes only; another seed may "
+            "tell another story."
+        )
     else:
         text = f"<b>{count} training seeds.</b> Intervals over so few are rough: {CLAIM_SEEDS} make a claim."
     return f"<p class='warning'>{text}</p>"
@@ -122,22 +133,22 @@ def _tiles(run: Run, answers: Answers | None) -> str:
     if row is not None:
         tiles.append(("success, learned reward", percent(row.success.estimate), bounds(row.success)))
         tiles += [
-            (f"minus {_baseline(arm)}", points(found.estimate), f"{bounds(found, signed=True)} points")
+            (f"difference to {_baseline(arm)}", points(found.estimate), f"{bounds(found, signed=True)} points")
             for arm, found in row.versus.items()
         ]
     if answers is not None and (found := answers.accuracy()) is not None:
         tiles.append(("answers right, where one was chosen", percent(found.estimate), bounds(found)))
-    held = [facts["held_out"]["accuracy"] for facts in run.rewards.values() if "accuracy" in facts.get("held_out", {})]
-    if held:
-        tiles.append(("reward agrees with unseen answers", percent(sum(held) / len(held)), _spread(held)))
+    held = [facts["held_out"] for facts in run.rewards.values() if "accuracy" in facts.get("held_out", {})]
+    clear = int(sum(facts["pairs"] - facts["ties"] for facts in held))
+    if clear:
+        right = sum(
+            facts["accuracy"] * (facts["pairs"] - facts["ties"]) for facts in held if facts["pairs"] > facts["ties"]
+        )
+        seeds = f" over {len(held)} seeds" if len(held) > 1 else ""
+        small = f"of {plural(clear, 'pair')} without ties{seeds}"
+        tiles.append(("reward agrees with unseen answers", percent(right / clear), small))
     cells = "".join(
         f"<div><dt>{escape(name)}</dt><dd>{value}</dd><dd class='small'>{small}</dd></div>"
         for name, value, small in tiles
     )
     return f"<dl class='tiles'>{cells}</dl>" if tiles else ""
-
-
-def _spread(values: Sequence[float]) -> str:
-    if len(values) == 1:
-        return "one seed"
-    return f"{percent(min(values))} to {percent(max(values))} over {len(values)} seeds"

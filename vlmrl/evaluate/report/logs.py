@@ -1,8 +1,8 @@
 """The data that all arms learn from: how many, how good, and what they look like."""
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 
 import numpy as np
 from jaxtyping import Float64, Int64
@@ -58,7 +58,7 @@ def groups(store: Store, found: Quality) -> list[Group]:
     kept, rest = order[:MOST_SOURCES], order[MOST_SOURCES:]
     made = [Group(str(name), np.flatnonzero(sources == name)) for name in kept]
     if found.known:
-        made.sort(key=lambda group: -float(np.nanmean(found.best[group.episodes])))
+        made.sort(key=lambda group: (-round(float(np.nanmean(found.best[group.episodes])), 2), int(group.episodes[0])))
     if len(rest):
         made.append(Group(f"{len(rest)} other sources", np.flatnonzero(np.isin(sources, rest))))
     return made
@@ -103,14 +103,21 @@ def _words(store: Store, pictures: Pictures | None) -> str:
 
 
 def _table(store: Store, found: Quality, made: Sequence[Group]) -> str:
-    prefix = os.path.commonprefix([group.name for group in made]) if len(made) > 1 else ""
-    cut = prefix.rfind(" ") + 1
+    prefix = _prefix(made)
     head = "<th>source</th><th class='n'>episodes</th><th class='n'>succeeded</th>"
     head += "<th class='n'>median progress</th><th>best progress of each episode</th>" if found.known else ""
     tallest = max(_histogram(found, group.episodes).max() for group in made) if found.known else 1
-    shared = f"<caption>{escape(prefix[:cut].strip())}:</caption>" if cut else ""
-    rows = "".join(_line(store, found, group, group.name[cut:], tallest=int(tallest)) for group in made)
+    shared = f"<caption>{escape(prefix.strip(' ,'))}</caption>" if prefix else ""
+    rows = "".join(_line(store, found, group, group.name[len(prefix) :], tallest=int(tallest)) for group in made)
     return f"<table class='sources'>{shared}<thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
+
+
+def _prefix(made: Sequence[Group]) -> str:
+    """The words with which all sources begin."""
+    words = [group.name.split(" ") for group in made]
+    shared = takewhile(lambda column: len(set(column)) == 1, zip(*words, strict=False))
+    prefix = "".join(f"{column[0]} " for column in shared)
+    return prefix if len(made) > 1 and all(len(group.name) > len(prefix) for group in made) else ""
 
 
 def _line(store: Store, found: Quality, group: Group, name: str, *, tallest: int) -> str:
@@ -118,7 +125,8 @@ def _line(store: Store, found: Quality, group: Group, name: str, *, tallest: int
     known = success >= 0
     share = percent(float((success[known] == 1).mean())) if known.any() else "–"
     cells = f"<th scope='row'>{escape(name or 'no source recorded')}</th>"
-    cells += f"<td class='n' data-label='episodes'>{number(len(success))}</td><td class='n' data-label='succeeded'>{share}</td>"
+    cells += f"<td class='n' data-label='episodes'>{number(len(success))}</td>"
+    cells += f"<td class='n' data-label='succeeded'>{share}</td>"
     if found.known:
         best = found.best[group.episodes]
         cells += f"<td class='n' data-label='median progress'>{percent(float(np.nanmedian(best)))}</td>"
@@ -146,14 +154,15 @@ def _drawn(found: Quality, episodes: Int64[np.ndarray, " _"], success: np.ndarra
     label = f"histogram of {len(episodes)} episodes"
     return (
         f"<div class='histogram'><svg viewBox='0 0 1000 1000' preserveAspectRatio='none' role='img' "
-        f"aria-label='{label}'>{bars}<path class='axis' d='M0 1000H1000'/></svg><span>0</span><span>task done</span></div>"
+        f"aria-label='{label}'>{bars}<path class='axis' d='M0 1000H1000'/></svg>"
+        f"<span>0</span><span>task done</span></div>"
     )
 
 
 def _strips(store: Store, found: Quality, made: Sequence[Group], pictures: Pictures | None) -> str:
     if pictures is None:
         return missing("The store has no pictures of the camera that was asked for.")
-    strips = []
+    strips, prefix = [], _prefix(made)
     for group in made:
         episode = _typical(found, group)
         rows = pictures.rows(episode)
@@ -161,11 +170,12 @@ def _strips(store: Store, found: Quality, made: Sequence[Group], pictures: Pictu
             continue
         chosen = rows[even(len(rows), most=FRAMES)]
         time = store.column("time")[chosen]
-        head = f"{escape(group.name)}<span class='what'>{escape(store.episodes.id[episode])}</span>"
+        head = escape(group.name[len(prefix) :] or "no source recorded")
+        head += f"<span class='what'>{escape(store.episodes.id[episode])}</span>"
         body = pictures.strip(chosen.tolist(), [f"{t:.1f} s" for t in time])
-        strips.append(f"<h3>{head}</h3><div class='scroll'>{body}</div>")
+        strips.append(f"<div><h3>{head}</h3>{body}</div>")
     rule = "the one of median best progress" if found.known else "the first"
-    return "".join(strips) + note(f"One episode of each source: {rule}.")
+    return f"<div class='strips'>{''.join(strips)}</div>" + note(f"One episode of each source: {rule}.")
 
 
 def _typical(found: Quality, group: Group) -> int:

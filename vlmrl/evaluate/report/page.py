@@ -12,6 +12,8 @@ from vlmrl.store import Store
 
 TEMPLATE = "page.html"
 
+SECTIONS = ("result", "films", "data", "questions", "reward", "learning", "settings")
+
 
 def write(place: Path, store: Store) -> Path:
     """Write `report.html` from what the run folder holds.
@@ -21,10 +23,12 @@ def write(place: Path, store: Store) -> Path:
     """
     run = folder.read(place)
     store.refresh()
-    answers = labelled.read(run.labels)
     pictures = camera_of(store, run.config.get("camera"))
+    answers = labelled.read(run.labels, pictures.camera if pictures else "")
+    links = "".join(f"<a href='#{name}'>{name}</a>" for name in SECTIONS)
     body = [
         headline.html(run, store, answers),
+        f"<nav>{links}</nav>\n",
         comparison.table(run),
         comparison.films(run),
         logs.html(store, pictures),

@@ -3,9 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
-from vlmrl.evaluate.report.answers import EQUAL, Answers, Bin, by_difference
+from vlmrl.annotate.audit import Accuracy
+from vlmrl.evaluate.report.answers import DIGITS, Answers
 from vlmrl.evaluate.report.folder import Run
 from vlmrl.evaluate.report.headline import who
 from vlmrl.evaluate.report.markup import escape, interval, missing, note, number, percent, plural, section
@@ -38,34 +37,36 @@ def html(run: Run, store: Store, answers: Answers | None, pictures: Pictures | N
 def _words(run: Run, answers: Answers) -> str:
     labels: Mapping[str, Any] = run.labels or {}
     verdicts = labels.get("verdicts") or {}
-    names = {"a": "A is farther", "b": "B is farther", "tie": "a tie", "unsure": "unsure (never trained on)"}
-    counted = [f"{number(int(n))} {escape(names.get(kind, kind))}" for kind, n in verdicts.items() if n]
+    names = {"a": "A", "b": "B", "tie": "tie", "unsure": "unsure (never trained on)"}
+    counted = [f"{escape(names.get(kind, kind))} {number(int(n))}" for kind, n in verdicts.items() if n]
     unreadable = int(labels.get("unreadable", 0))
-    counted += [f"{number(unreadable)} unreadable"] if unreadable else []
-    text = f"Each question shows two pictures, A and B. Answered by {who(run)}: {', '.join(counted) or 'nothing'}. "
-    text += f"It took {plural(int(labels.get('calls', 0)), 'call')}, {plural(int(labels.get('tokens', 0)), 'token')} "
-    text += f"and ${labels.get('usd', 0.0):.2f}; {plural(len(answers), 'answer')} went into training."
+    counted += [f"unreadable {number(unreadable)}"] if unreadable else []
+    text = (
+        "Each question shows two pictures, A and B, and asks which is closer to what the sentence says. "
+        f"Answered by {who(run)}. Answers: {', '.join(counted) or 'none'}. "
+        f"It took {plural(int(labels.get('calls', 0)), 'call')}, {plural(int(labels.get('tokens', 0)), 'token')} "
+        f"and ${labels.get('usd', 0.0):.2f}; {plural(len(answers), 'answer')} went to the reward."
+    )
     return text
 
 
 def _accuracy(answers: Answers) -> str:
-    if answers.truth is None:
+    audit = answers.audit()
+    if audit is None:
         return missing("The truth is not known for these data, so nothing here says how many answers are right.")
-    found, kinds = answers.accuracy(), answers.kinds()
+    found, overall = answers.accuracy(), audit.overall
     if found is None:
         return missing("No answer chose a side where the truth differs: there is nothing to be right about.")
-    decided = len(kinds["right"]) + len(kinds["wrong"])
-    differ = decided + len(kinds["tie_missed"])
     text = (
-        f"<p>Of {plural(len(answers), 'pair')}, {number(differ)} differ in true progress by more than {EQUAL:.1%} of the task. "
-        f"In {number(decided)} of these a side was chosen, rightly in <b>{interval(found)}</b> (Wilson). "
-        f"The other {number(differ - decided)} were called a tie.</p>"
-    ).replace("0.1%", "0.1 %")
-    bins = by_difference(answers)
-    return text + (_drawn(bins) if bins else "")
+        f"<p>Of {plural(len(answers), 'pair')}, {number(overall.pairs)} differ in true progress by more than "
+        f"{_short(100 * 10.0**-DIGITS)} % of the task. In {number(overall.decided)} of these a side was chosen, "
+        f"rightly in <b>{interval(found)}</b> (Wilson). "
+        f"The other {number(overall.ties)} were called a tie.</p>"
+    )
+    return text + _drawn(audit.by_difficulty)
 
 
-def _drawn(bins: Sequence[Bin]) -> str:
+def _drawn(bins: Sequence[Accuracy]) -> str:
     columns = "".join(_column(one) for one in bins)
     kind = "tenth" if len(bins) == 10 else "group"
     legend = (
@@ -73,21 +74,23 @@ def _drawn(bins: Sequence[Bin]) -> str:
         "<span><i class='is-wrong'></i>wrong</span></p>"
     )
     text = (
-        f"Pairs whose truth differs, in {len(bins)} groups of equal size ({number(bins[0].total)} or so each), the closest on the left. "
-        f"Below each: the largest difference of progress in that {kind}, in per cent of the task."
+        f"Pairs whose truth differs, in {plural(len(bins), 'group')} of about {number(bins[0].pairs)}, the closest on "
+        f"the left. Below each: the largest difference of progress in that {kind}, in per cent of the task."
     )
     return f"{legend}<div class='bins' style='--n:{len(bins)}'>{columns}</div>{note(text)}"
 
 
-def _column(one: Bin) -> str:
-    parts = (("is-right", one.right), ("is-tie", one.tie), ("is-wrong", one.wrong))
+def _column(one: Accuracy) -> str:
+    wrong = one.decided - one.correct
+    parts = (("is-right", one.correct), ("is-tie", one.ties), ("is-wrong", wrong))
     bars = "".join(f"<i class='{kind}' style='flex-grow:{n}'></i>" for kind, n in reversed(parts) if n)
-    label = f"right {one.right}, tie {one.tie}, wrong {one.wrong}"
-    return f"<div><div class='stack' role='img' aria-label='{label}' title='{label}'>{bars}</div><span>{_short(100 * one.high)}</span></div>"
+    label = f"right {one.correct}, tie {one.ties}, wrong {wrong}"
+    stack = f"<div class='stack' role='img' aria-label='{label}' title='{label}'>{bars}</div>"
+    return f"<div>{stack}<span>{_short(100 * one.farthest)}</span></div>"
 
 
 def _short(value: float) -> str:
-    return number(value, 1) if value < 9.95 else number(value)
+    return number(value, 1) if 0.05 <= value < 9.95 else number(value)
 
 
 def _examples(store: Store, answers: Answers, pictures: Pictures | None) -> str:
@@ -98,16 +101,21 @@ def _examples(store: Store, answers: Answers, pictures: Pictures | None) -> str:
         title, meaning = KINDS[kind]
         count = f"{number(len(places))} of {number(len(answers))} ({percent(len(places) / len(answers))})"
         parts.append(f"<h3>{title}<span class='what'>{meaning}; {count}</span></h3>")
-        cards = _cards(store, answers, pictures, kind, places[:SHOWN])
+        cards = _cards(store, answers, pictures, kind, places[:SHOWN].tolist())
         parts.append(f"<div class='queries'>{cards}</div>" if cards else "<p class='what'>There is none.</p>")
-    rule = f"The first {SHOWN} of each kind, in the order in which the pairs were drawn at random, before any was answered."
+    rule = (
+        f"The first {SHOWN} of each kind, in the order in which the pairs were drawn: at random, before any was "
+        "answered. A frame marks the side that was chosen."
+    )
+    if answers.truth is not None:
+        rule += " Below each picture: its true progress, which the learned reward never sees."
     return "".join(parts) + note(rule)
 
 
 def _cards(store: Store, answers: Answers, pictures: Pictures, kind: str, places: Sequence[int]) -> str:
     table = store.episodes
     sides = (answers.a, answers.b)
-    rows = [int(table.start[table.index(side[k][0])]) + side[k][1] for k in places for side in sides]
+    rows = [int(table.start[table.index(side[k].episode)]) + side[k].row for k in places for side in sides]
     addresses = pictures.addresses(rows)
     cards = []
     for i, k in enumerate(places):
@@ -120,13 +128,13 @@ def _cards(store: Store, answers: Answers, pictures: Pictures, kind: str, places
 
 def _side(answers: Answers, k: int, side: int, address: str) -> str:
     letter = "AB"[side]
-    episode, row = (answers.a, answers.b)[side][k]
+    frame = (answers.a, answers.b)[side][k]
     p = answers.p_a[k] if side == 0 else 1 - answers.p_a[k]
     chosen = " class='chosen'" if p > 0.5 else ""
-    caption = (
-        f"<b>{letter}</b> {percent(float(answers.truth[k, side]))}" if answers.truth is not None else f"<b>{letter}</b>"
-    )
-    name = escape(f"{episode}, row {row}")
+    caption = f"<b>{letter}</b>"
+    if answers.truth is not None:
+        caption += f" {_short(100 * float(answers.truth[k, side]))} %"
+    name = escape(f"{frame.episode}, row {frame.row}")
     return (
         f"<figure{chosen} title='{name}'><img src='{address}' alt='{name}'><figcaption>{caption}</figcaption></figure>"
     )
@@ -140,6 +148,6 @@ def _verdict(answers: Answers, k: int) -> str:
     if answers.truth is None:
         return said
     difference = float(answers.difference()[k])
-    if np.abs(difference) <= EQUAL:
+    if difference == 0:
         return f"{said}; both are equally far"
     return f"{said}; {'A' if difference > 0 else 'B'} is farther by {_short(100 * abs(difference))} %"

@@ -71,7 +71,7 @@ def _table(run: Run, store: Store, names: Mapping[int, str]) -> str:
     text = (
         "On answers kept aside from training (pairs, not episodes: both sides may show episodes that were trained on). "
         "Accuracy and calibration leave ties out. Log-loss: 0.69 is a coin; a tie costs 0.69 whatever is said, so the "
-        "number in brackets is the best there is. Disagreement: deviation of the probability between members of the ensemble. "
+        "number in brackets is the best there is. Disagreement: deviation of the probability between members. "
     )
     if truth is not None:
         text += "Rank correlation: Spearman’s, reward against true progress over all rows that have a picture."
@@ -138,7 +138,10 @@ def _episodes(run: Run, store: Store, names: Mapping[int, str], found: Quality, 
         _episode(store, found, pictures, kind, place, curves[place], (low - pad, high + pad))
         for kind, place in places.items()
     ]
-    text = f"{rule} Blue: reward of seed {seed}, mean of its ensemble with one standard deviation; each dot lies exactly beneath its picture. "
+    text = (
+        f"{rule} Blue: reward of seed {seed}, mean of its ensemble and one standard deviation either way; each dot "
+        "lies beneath the picture that it judges (the first picture of an episode is never judged). "
+    )
     if len(names) > 1:
         text += "Faint: the other seeds. "
     if found.known:
@@ -182,7 +185,8 @@ def _episode(
     _draw_reward(plot, list(curves.values()), time[rows])
     outcome = {1: ", succeeded", 0: ", did not succeed"}.get(int(table.success[place]), "")
     best = f", best progress {percent(float(found.best[place]))}" if found.known else ""
-    head = f"<h3>{kind.capitalize()} episode<span class='what'>{escape(table.id[place])}; {escape(table.source[place])}{outcome}{best}</span></h3>"
+    told = f"{escape(table.id[place])}; {escape(table.source[place] or 'no source recorded')}{outcome}{best}"
+    head = f"<h3>{kind.capitalize()} episode<span class='what'>{told}</span></h3>"
     strip = pictures.strip(rows.tolist(), [f"{t:.1f} s" for t in time[rows]])
     wide = " both" if found.known else ""
     return f"{head}<div class='scroll'><div class='aligned{wide}'>{strip}{plot.html()}</div></div>"
