@@ -224,6 +224,17 @@ def test_ctrl_c_lets_what_is_in_flight_finish_and_leaves_no_lease(ledger, store)
     assert len(leased.granted) == 60 - report.asked
 
 
+def test_ctrl_c_before_anything_is_asked_says_so(ledger, store):
+    def pictures(some):
+        os.kill(os.getpid(), signal.SIGINT)
+        return Pictures(store)(some)
+
+    labeler = FakeLabeler()
+    with pytest.raises(LabelerError, match=r"interrupted while reading pictures \(\d+ of 40"):
+        run_job(draw(store, 40), labeler, ledger=ledger, limits=Limits(batch=1), pictures=pictures)
+    assert labeler.asked == []
+
+
 def test_cancelling_the_job_leaves_no_lease_and_keeps_what_was_recorded(ledger, store):
     queries = draw(store, 40)
 

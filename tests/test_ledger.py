@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import sqlalchemy
 
-from vlmrl.annotate import Ledger, database, schema
+from vlmrl.annotate import Ledger, exchange, schema
 from vlmrl.annotate.ledger import Asked
 from vlmrl.annotate.question import canonical, item_from_json, item_to_json, picture_digest, question_key
 from vlmrl.errors import ConfigError, DataError
@@ -120,7 +120,7 @@ def test_attempts_are_numbered_also_within_one_commit(ledger):
     (asked,) = register(ledger)
     ledger.record([(asked.key, answer(None)), (asked.key, answer(None))])
     ledger.record([(asked.key, answer())])
-    with database.transaction(ledger._engine, writes=False) as connection:
+    with ledger.transaction(writes=False) as connection:
         attempts = connection.execute(sqlalchemy.select(schema.reply.c.attempt).order_by(schema.reply.c.id)).scalars()
         assert list(attempts) == [1, 2, 3]
 
@@ -256,7 +256,7 @@ def test_a_snapshot_of_nothing_fit_for_training_is_refused(ledger):
 
 
 def test_a_ledger_written_by_a_newer_version_is_refused(location):
-    with Ledger(location) as ledger, database.transaction(ledger._engine, writes=True) as connection:
+    with Ledger(location) as ledger, ledger.transaction(writes=True) as connection:
         connection.execute(schema.migration.insert().values(version=99, name="from the future", applied=0.0))
     with pytest.raises(DataError, match=r"schema version 99, this vlmrl knows 1: update vlmrl"):
         Ledger(location)
@@ -268,7 +268,7 @@ def test_migrations_run_once_in_order_and_keep_what_is_there(ledger):
     ran = []
     later = [*schema.MIGRATIONS, ("second", lambda c: ran.append(2)), ("third", lambda c: ran.append(3))]
     for _ in range(2):
-        with database.transaction(ledger._engine, writes=True) as connection:
+        with ledger.transaction(writes=True) as connection:
             schema.migrate(connection, later, now=0.0)
             assert schema.version(connection) == 3
     assert ran == [2, 3]
@@ -350,3 +350,61 @@ def test_a_picture_is_known_by_shape_and_pixels():
     assert len(digests) == 3
     wide = np.zeros((2, 6, 3), np.uint8)
     assert picture_digest(wide[:, ::2]) == picture_digest(flat)
+
+
+def test_labels_survive_parquet_and_importing_twice_adds_nothing(location, tmp_path):
+    pytest.importorskip("pyarrow")
+    with Ledger(tmp_path / "source.db") as source, Ledger(location) as target:
+        asked = register(source, 3)
+        shared = Asked(asked[0].key, asked[0].content, question(0, "elsewhere").query)
+        source.register([shared], labeler="fake")
+        replies = [answer(None, text="Hm.\n"), answer(probability=0.75, cost=Cost(2, 3, 4, 0.5, 6.0)), answer(None)]
+        source.record([(asked[0].key, replies[0]), (asked[0].key, replies[1]), (asked[1].key, replies[2])])
+        target.register(asked[:1], labeler="fake")
+        assert exchange.export_parquet(source, tmp_path / "labels.parquet") == 3
+        assert exchange.import_parquet(target, tmp_path / "labels.parquet") == 3
+        assert exchange.import_parquet(target, tmp_path / "labels.parquet") == 0
+        assert target.replies(asked[0].key) == replies[:2]
+        assert target.replies(asked[1].key) == replies[2:]
+        assert target.questions_about("elsewhere") == [asked[0].key]
+        keys = [a.key for a in asked[:1]]
+        queries = [a.query for a in asked[:1]]
+        assert target.snapshot(queries, keys).snapshot == source.snapshot(queries, keys).snapshot
+
+
+def test_replies_that_the_ledger_holds_already_are_joined_with_imported_ones(tmp_path):
+    pytest.importorskip("pyarrow")
+    with Ledger(tmp_path / "a.db") as a, Ledger(tmp_path / "b.db") as b:
+        (asked,) = register(a)
+        register(b)
+        a.record([(asked.key, answer(None, text="from a"))])
+        b.record([(asked.key, answer(text="from b"))])
+        exchange.export_parquet(a, tmp_path / "a.parquet")
+        assert exchange.import_parquet(b, tmp_path / "a.parquet") == 1
+        assert [r.text for r in b.replies(asked.key)] == ["from b", "from a"]
+        with b.transaction(writes=False) as connection:
+            assert list(connection.execute(sqlalchemy.select(schema.reply.c.attempt)).scalars()) == [1, 2]
+
+
+def test_a_parquet_file_that_is_not_ours_or_was_altered_is_refused_whole(tmp_path):
+    arrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    with Ledger(tmp_path / "a.db") as source, Ledger(tmp_path / "b.db") as target:
+        asked = register(source, 2)
+        source.record([(a.key, answer()) for a in asked])
+        exchange.export_parquet(source, tmp_path / "good.parquet")
+        table = parquet.read_table(tmp_path / "good.parquet")
+        content = table["content"].to_pylist()
+        content[1] = content[1].replace("fake", "gpt")
+        place = table.column_names.index("content")
+        parquet.write_table(table.set_column(place, "content", arrow.array(content)), tmp_path / "altered.parquet")
+        with pytest.raises(DataError, match="altered"):
+            exchange.import_parquet(target, tmp_path / "altered.parquet")
+        assert target.keys() == []
+        parquet.write_table(arrow.table({"x": [1]}), tmp_path / "other.parquet")
+        with pytest.raises(DataError, match="holds something else; wanted vlmrl labels 1"):
+            exchange.import_parquet(target, tmp_path / "other.parquet")
+        (tmp_path / "text.parquet").write_text("hello")
+        with pytest.raises(DataError, match="cannot read labels"):
+            exchange.import_parquet(target, tmp_path / "text.parquet")

@@ -197,6 +197,8 @@ class _Job:
             asked = await self._in(self._reader, self._describe, some)
             await self._in(self._database, self._ledger.register, asked, labeler=self._labeler.name)
             keys += [a.key for a in asked]
+            if self._budget.stopped_by:
+                raise LabelerError(f"interrupted while reading pictures ({len(keys)} of {len(queries)} queries)")
         return tuple(keys)
 
     def _describe(self, queries: Sequence[Query]) -> list[Asked]:

@@ -6,6 +6,7 @@ queue through leases and survive each other's death.
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -54,7 +55,7 @@ class Ledger:
         """
         self._engine, self._clock = open_engine(location), clock
         try:
-            with transaction(self._engine, writes=True) as connection:
+            with self.transaction(writes=True) as connection:
                 schema.migrate(connection, schema.MIGRATIONS, now=clock())
         except BaseException:
             self.close()
@@ -70,9 +71,17 @@ class Ledger:
         """Free the connections; nothing is pending."""
         self._engine.dispose()
 
+    def transaction(self, *, writes: bool) -> AbstractContextManager[Connection]:
+        """Return a block that runs in one transaction of the database, for what has no method here.
+
+        Raises:
+            DataError: on entering or leaving, if the database cannot be reached or is damaged.
+        """
+        return transaction(self._engine, writes=writes)
+
     def register(self, questions: Sequence[Asked], *, labeler: str) -> None:
         """Write down questions and what they are about; those known already gain at most a subject."""
-        with transaction(self._engine, writes=True) as connection:
+        with self.transaction(writes=True) as connection:
             now = self._now(connection)
             rows = [
                 {
@@ -84,18 +93,18 @@ class Ledger:
                 }
                 for q in {q.key: q for q in questions}.values()
             ]
-            _insert_missing(connection, schema.question, rows)
+            insert_missing(connection, schema.question, rows)
             subjects = {
                 (r["question"], r["occurrence"], r["position"], r["part"]): r
                 for q in questions
                 for r in subject_rows(q.key, q.query)
             }
-            _insert_missing(connection, schema.subject, list(subjects.values()))
+            insert_missing(connection, schema.subject, list(subjects.values()))
 
     def answers(self, keys: Sequence[str]) -> dict[str, Reply]:
         """Return the reply that counts, the first readable one, of each question that has one."""
         found: dict[str, Reply] = {}
-        with transaction(self._engine, writes=False) as connection:
+        with self.transaction(writes=False) as connection:
             for some in chunks(sorted(set(keys))):
                 for row in connection.execute(_readable(some).order_by(schema.reply.c.id)):
                     found.setdefault(row.question, reply_from_row(row))
@@ -103,7 +112,7 @@ class Ledger:
 
     def replies(self, key: str) -> list[Reply]:
         """Return every reply to a question, in the order they came."""
-        with transaction(self._engine, writes=False) as connection:
+        with self.transaction(writes=False) as connection:
             wanted = select(schema.reply).where(schema.reply.c.question == key).order_by(schema.reply.c.id)
             return [reply_from_row(row) for row in connection.execute(wanted)]
 
@@ -111,7 +120,7 @@ class Ledger:
         """Return how many replies to each question could not be read; failed calls do not count."""
         table = schema.reply.c
         found: dict[str, int] = {}
-        with transaction(self._engine, writes=False) as connection:
+        with self.transaction(writes=False) as connection:
             for some in chunks(sorted(set(keys))):
                 wanted = select(table.question, func.count()).where(
                     table.question.in_(some), table.answer_type == "none", table.error == ""
@@ -122,18 +131,18 @@ class Ledger:
     def keys(self) -> list[str]:
         """Return the keys of all questions, oldest first."""
         table = schema.question.c
-        with transaction(self._engine, writes=False) as connection:
+        with self.transaction(writes=False) as connection:
             return list(connection.execute(select(table.key).order_by(table.created, table.key)).scalars())
 
     def questions_about(self, episode: str) -> list[str]:
         """Return the keys of all questions about an episode."""
-        with transaction(self._engine, writes=False) as connection:
+        with self.transaction(writes=False) as connection:
             wanted = select(schema.subject.c.question).where(schema.subject.c.episode == episode).distinct()
             return sorted(connection.execute(wanted).scalars())
 
     def lease(self, keys: Sequence[str], *, owner: str, seconds: float) -> Leased:
         """Reserve registered questions for `owner`, except those answered or reserved by a worker that may live."""
-        with transaction(self._engine, writes=True) as connection:
+        with self.transaction(writes=True) as connection:
             now = self._now(connection)
             granted: list[str] = []
             for some in chunks(sorted(set(keys))):
@@ -148,19 +157,19 @@ class Ledger:
 
     def renew(self, owner: str, *, seconds: float) -> None:
         """Extend all leases of a worker: its heartbeat."""
-        with transaction(self._engine, writes=True) as connection:
+        with self.transaction(writes=True) as connection:
             expires = self._now(connection) + seconds
             connection.execute(update(schema.lease).where(schema.lease.c.owner == owner).values(expires=expires))
 
     def release(self, owner: str) -> None:
         """Give up all leases of a worker."""
-        with transaction(self._engine, writes=True) as connection:
+        with self.transaction(writes=True) as connection:
             connection.execute(delete(schema.lease).where(schema.lease.c.owner == owner))
 
     def record(self, replies: Sequence[tuple[str, Reply]], *, owner: str = "") -> None:
         """Commit replies to registered questions, verbatim, and end the owner's leases on them."""
         table = schema.reply
-        with transaction(self._engine, writes=True) as connection:
+        with self.transaction(writes=True) as connection:
             now = self._now(connection)
             rows: list[dict[str, Any]] = []
             attempts = _attempts(connection, sorted({key for key, _ in replies}))
@@ -228,7 +237,8 @@ def _insert(connection: Connection, table: Any) -> Any:
     return (postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert)(table)
 
 
-def _insert_missing(connection: Connection, table: Any, rows: Sequence[dict[str, Any]]) -> None:
+def insert_missing(connection: Connection, table: Any, rows: Sequence[dict[str, Any]]) -> None:
+    """Insert the rows whose primary key is not there yet."""
     if rows:
         connection.execute(_insert(connection, table).on_conflict_do_nothing(), rows)
 
