@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from vlmrl import config as configuration
 from vlmrl.errors import ConfigError
-from vlmrl.evaluate import rollout
+from vlmrl.evaluate.rollout import FIRST_CURVE_SEED, rollout
 from vlmrl.learn import fit, learner
 from vlmrl.nn import Actor
 from vlmrl.policy import LearnedPolicy
@@ -163,8 +163,8 @@ def _curve_point(training: Training, actor: Actor) -> Mapping[str, float] | None
     """Success on a few initial states of their own: curves are drawn from it, nothing is chosen by it."""
     if training.curve_task is None or not training.curve_episodes:
         return None
-    first = rollout.FIRST_CURVE_SEED
+    first = FIRST_CURVE_SEED
     seeds = range(first, first + training.curve_episodes)
     policy = LearnedPolicy(actor, training.name, training.obs)
-    done = rollout.rollout(load_task(training.curve_task), policy, seeds)
+    done = rollout(load_task(training.curve_task), policy, seeds)
     return {"success": float(done.success.mean()), "return": float(done.returns.mean())}

@@ -6,15 +6,15 @@ reward's scale nor its offset decides how greedy the policy is. Two more are for
 and bfloat16 products. `conf/learner/iql_paper.yaml` turns all five off.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from vlmrl.learn.batch import Batch, cosine, descend, polyak, product_dtype, sample, standardise_reward
+from vlmrl.learn.batch import Batch, compiled, cosine, descend, polyak, product_dtype, sample, standardise_reward
 from vlmrl.nn import Actor, Normaliser, StackedMLP, together
 from vlmrl.types import Transitions
 
@@ -46,6 +46,8 @@ class Config:
     """paper: V steps first, actor and critics see the new V. joint: one backward pass for all, about twice as fast."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Of matrix products; auto takes bfloat16 where the processor multiplies it natively."""
+    compile: Literal["auto", "always", "never"] = "auto"
+    """The joint losses by torch.compile; auto: from 20,000 updates on, where a C++ compiler is installed."""
 
 
 @dataclass
@@ -59,6 +61,8 @@ class State:
     optimiser: torch.optim.Optimizer
     schedule: torch.optim.lr_scheduler.LRScheduler
     dtype: torch.dtype
+    loss: Callable[[Batch], dict[str, Tensor]] = field(init=False)
+    """The joint losses at the present parameters, compiled where asked."""
 
 
 def batches(config: Config, transitions: Transitions, *, generator: torch.Generator) -> Iterator[Batch]:
@@ -83,7 +87,9 @@ def init(config: Config, transitions: Transitions, *, generator: torch.Generator
     optimiser = torch.optim.Adam(groups, lr=config.lr, fused=True)
     rates = [lambda _: 1.0, lambda step: cosine(step, config.updates) if config.actor_lr_decay else 1.0]
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, rates)
-    return State(q, target, v, actor, optimiser, schedule, product_dtype(config.precision))
+    state = State(q, target, v, actor, optimiser, schedule, product_dtype(config.precision))
+    state.loss = compiled(lambda batch: loss(config, state, batch), config.compile, updates=config.updates)
+    return state
 
 
 def expectile_loss(difference: Float[Tensor, "..."], expectile: float) -> Float[Tensor, ""]:
@@ -129,7 +135,7 @@ def loss(config: Config, state: State, batch: Batch) -> dict[str, Tensor]:
 def update(config: Config, state: State, batch: Batch) -> dict[str, Tensor]:
     """One gradient step on every loss, then the target critics."""
     if config.order == "joint":
-        losses = loss(config, state, batch)
+        losses = state.loss(batch)
         descend(state.optimiser, losses["value_loss"] + losses["critic_loss"] + losses["actor_loss"])
     else:
         losses = _update_in_order(config, state, batch)
