@@ -192,7 +192,7 @@ def flip(path: Path) -> None:
     [
         ("step/action/c/0/0", lambda s: s.column("action")),
         ("step/image/front/pixels/c/0/0/0/0", lambda s: s.frames("front", [5])),
-        ("episode/end/c/0", lambda s: s.episodes),
+        ("episodes.json", lambda s: s.episodes),
         ("step/obs/state/zarr.json", lambda s: s.transitions()),
     ],
 )

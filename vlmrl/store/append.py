@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vlmrl.errors import DataError
-from vlmrl.store import disk, manifest
+from vlmrl.store import disk, layout, manifest
 from vlmrl.store.lock import Draft, draft, locked, sweep
 from vlmrl.store.manifest import Manifest, PartEntry
 from vlmrl.store.snapshot import Snapshot
@@ -44,6 +44,7 @@ def _commit(store: Snapshot, made: Draft, part: PartWriter) -> None:
         sha256=sha,
     )
     disk.sync_tree(made.folder / "episode")
+    disk.sync(made.folder / layout.EPISODES)
     disk.sync(made.folder / disk.CHECKSUMS)
     disk.sync(made.folder)
     place(store.path, made, entry.folder, store.manifest.with_part(entry))

@@ -45,6 +45,9 @@ def _part(part: Part) -> Iterator[str]:
         dtype = write.DTYPES.get(name, "float32")
         if values.shape != (entry.rows, *shape) or values.dtype != np.dtype(dtype):
             yield f"{what}: {name} is {values.dtype} {values.shape}, {dtype} {(entry.rows, *shape)} wanted"
+    again = part.zarr_facts()
+    if differing := [name for name, value in part.facts.items() if not np.array_equal(value, again[name])]:
+        yield f"{what}: episodes.json and the group episode differ in {', '.join(differing)}"
     last = part.column("has_next")[end - 1]
     if last.any():
         yield f"{what}: the last row of episode {int(np.flatnonzero(last)[0])} claims a next row"

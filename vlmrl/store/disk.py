@@ -122,6 +122,23 @@ class Sealed:
         listed: dict[str, Any] = json.loads(content)
         return {name: (int(size), str(sha)) for name, (size, sha) in listed.items()}
 
+    def read(self, name: str) -> bytes:
+        """Bytes of one file, checked.
+
+        Raises:
+            DataError: if it is missing or has changed.
+        """
+        path, listed = self.folder / name, self.sums().get(name)
+        if listed is None:
+            raise DataError(f"damaged: {self.what} was committed without {path}")
+        try:
+            content = path.read_bytes()
+        except FileNotFoundError as error:
+            raise DataError(f"damaged: {self.what}: {path} is missing") from error
+        if hashlib.sha256(content).hexdigest() != listed[1]:
+            raise DataError(f"damaged: {self.what}: {path} has changed since it was written (checksum differs)")
+        return content
+
     def size_problems(self) -> list[str]:
         """Files that are missing or have another size: quick, finds truncation."""
         lines: list[str] = []

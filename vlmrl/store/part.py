@@ -1,5 +1,6 @@
 """Reading a part: one immutable folder of whole episodes, checked before it is believed."""
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,7 +12,7 @@ import zarr
 from jaxtyping import Int32, Int64, UInt8
 
 from vlmrl.errors import DataError
-from vlmrl.store import video
+from vlmrl.store import layout, video
 from vlmrl.store.disk import Sealed
 from vlmrl.store.manifest import PartEntry
 from vlmrl.types import NO_FRAME, Frames, Video
@@ -86,14 +87,20 @@ class Part:
         return self._zarr.read(f"step/{name}", rows)
 
     @cached_property
-    def end(self) -> Int64[np.ndarray, " E"]:
-        """Exclusive last row of each episode."""
-        return self._zarr.read("episode/end")
-
     def facts(self) -> dict[str, Any]:
         """The table of episodes: arrays and lists by name."""
-        arrays = {name: self._zarr.read(f"episode/{name}") for name in ("terminated", "truncated", "success", "seed")}
-        return self._zarr.attributes("episode") | arrays | {"end": self.end}
+        table: dict[str, Any] = json.loads(self.sealed.read(layout.EPISODES))
+        return table | {name: np.array(table[name], dtype) for name, dtype in layout.EPISODE_DTYPES.items()}
+
+    @property
+    def end(self) -> Int64[np.ndarray, " E"]:
+        """Exclusive last row of each episode."""
+        return self.facts["end"]
+
+    def zarr_facts(self) -> dict[str, Any]:
+        """The same table from the zarr group."""
+        arrays = {name: self._zarr.read(f"episode/{name}") for name in layout.EPISODE_DTYPES}
+        return self._zarr.attributes("episode") | arrays
 
     def image_index(self, camera: str) -> Int32[np.ndarray, " N"]:
         """Row to picture of the part, or to frame number in the row's video file."""

@@ -60,7 +60,7 @@ class EpisodeTable:
 
 def read_table(parts: Sequence[Part]) -> EpisodeTable:
     """Join the tables of all parts."""
-    facts = [part.facts() for part in parts]
+    facts = [part.facts for part in parts]
     lengths = [np.diff(f["end"], prepend=0) for f in facts]
     stop = np.cumsum(_join(lengths, np.int64))
 

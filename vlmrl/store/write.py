@@ -103,16 +103,15 @@ class PartWriter:
 
     def write_episodes(self, ids: Sequence[str]) -> None:
         """Write the table of episodes, whose ids are only known under the store's lock."""
-        group = layout.create(self.folder).create_group("episode")
-        episodes = self.episodes
-        layout.write_array(group, "end", np.cumsum([len(e) for e in episodes], dtype=np.int64))
-        layout.write_array(group, "terminated", np.array([e.terminated for e in episodes], bool))
-        layout.write_array(group, "truncated", np.array([e.truncated for e in episodes], bool))
-        layout.write_array(group, "success", np.array([e.success for e in episodes], np.int8))
-        layout.write_array(group, "seed", np.array([e.seed for e in episodes], np.int64))
+        group, episodes = layout.create(self.folder).create_group("episode"), self.episodes
+        end = np.cumsum([len(e) for e in episodes]).tolist()
+        numbers = {k: [getattr(e, k) for e in episodes] for k in layout.EPISODE_DTYPES if k != "end"} | {"end": end}
+        for name, dtype in layout.EPISODE_DTYPES.items():
+            layout.write_array(group, name, np.array(numbers[name], dtype))
         # zarr 3 has no stable string type yet: texts are attributes
-        texts = {key: [getattr(e, key) for e in episodes] for key in ("task", "robot", "instruction", "source")}
-        group.attrs.update({"id": list(ids), **texts})
+        texts = {k: [getattr(e, k) for e in episodes] for k in layout.EPISODE_TEXTS} | {"id": list(ids)}
+        group.attrs.update(texts)
+        (self.folder / layout.EPISODES).write_bytes(disk.canonical(numbers | texts))
 
 
 def _link(source: Path, target: Path) -> None:
