@@ -3,6 +3,7 @@
 import io
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from tests.lerobot_v30 import convert
 from vlmrl.errors import ConfigError, DataError
 from vlmrl.store import Store, importer, video
 from vlmrl.store.lerobot import Config, import_lerobot, read, run
-from vlmrl.types import Video
+from vlmrl.types import Episode, Frames, Video
 
 pa = pytest.importorskip("pyarrow", reason="pip install 'vlmrl[video]'")
 pq = pytest.importorskip("pyarrow.parquet")
@@ -333,3 +334,51 @@ def test_an_unknown_format_lists_those_there_are() -> None:
     with pytest.raises(ConfigError, match="unknown format 'hdf'; have: lerobot"):
         importer("hdf")
     assert importer("lerobot").Config is Config
+
+
+def test_a_sparse_video_column_round_trips_and_decodes(tmp_path: Path) -> None:
+    source = tmp_path / "a.mp4"
+    write_video(source, 20)
+    store = Store.create(tmp_path / "s")
+    one = with_video(source, [0, -1, 7, 7, -1, 19])
+    store.append([one, with_video(source, [3])])
+    back = store.episode(store.episodes.id[0]).images["side"]
+    assert isinstance(back, Video)
+    assert back.index.tolist() == [0, -1, 7, 7, -1, 19]
+    assert store.frame_rows("side").tolist() == [0, 2, 3, 5, 6]
+    shown = store.frames("side", [6, 5, 3, 2, 0])[:, 8, 16, 0]
+    assert np.abs(shown.astype(int) - [30, 190, 70, 70, 0]).max() <= 4
+    with pytest.raises(DataError, match=r"a\.mp4 has 20 frames, but a row refers to frame 20"):
+        store.append([with_video(source, [20])])
+    with pytest.raises(DataError, match=r"a\.mp4 has 20 frames, but frame 20 is wanted"):
+        list(video.decode(source, [3, 20]))
+    mixed = Frames(np.zeros((1, 16, 32, 3), np.uint8), np.zeros(1, np.int32))
+    with pytest.raises(DataError, match="some episodes hold pictures, others video"):
+        store.append([with_video(source, [0]), replace(with_video(source, [0]), images={"side": mixed})])
+
+
+def test_a_damaged_video_is_named(tmp_path: Path) -> None:
+    write_video(tmp_path / "a.mp4", 20)
+    store = Store.create(tmp_path / "s")
+    store.append([with_video(tmp_path / "a.mp4", [0, 1])])
+    kept = next(store.path.rglob("*.mp4"))
+    kept.write_bytes(kept.read_bytes()[:-100])
+    with pytest.raises(DataError, match=rf"part 000000.*{kept.name} has \d+ bytes, \d+ were written"):
+        Store.open(store.path).frames("side", [0])
+
+
+def with_video(path: Path, index: list[int]) -> Episode:
+    rows = len(index)
+    return Episode(
+        action=np.zeros((rows, 1), np.float32),
+        obs={},
+        time=np.arange(rows) * 0.1,
+        has_action=np.ones(rows, bool),
+        has_next=np.arange(rows) < rows - 1,
+        terminated=False,
+        truncated=True,
+        task="t",
+        instruction="",
+        source="",
+        images={"side": Video(path, np.array(index, np.int32))},
+    )
