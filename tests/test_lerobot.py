@@ -134,6 +134,8 @@ def test_names_and_left_out_features_are_told(small: Path, tmp_path: Path) -> No
     assert report.store.names("obs/state") == ["hip", "knee"]
     assert report.store.names("action") is None
     assert report.left_out == ["observation.note"]
+    assert str(report).startswith("3 episodes imported; ")
+    assert str(report).endswith("now holds 3 episodes, 12 rows; left out: observation.note")
 
 
 def test_real_data_keeps_its_video_and_decodes_it(g1: Path, tmp_path: Path) -> None:

@@ -54,6 +54,12 @@ class Report:
     left_out: list[str]
     """Features that a store has no place for."""
 
+    def __str__(self) -> str:
+        left_out = f"; left out: {', '.join(self.left_out)}" if self.left_out else ""
+        known = f", {self.known:,} were there" if self.known else ""
+        rows = f"{len(self.store.episodes):,} episodes, {len(self.store):,} rows"
+        return f"{len(self.added):,} episodes imported{known}; {self.store.path} now holds {rows}{left_out}"
+
 
 def run(config: Config, progress: Callable[[int], None] | None = None) -> Report:
     """Import into a store, new or half filled; `progress` is told how many episodes were committed.
