@@ -53,7 +53,9 @@ def _panel(
     plot.y_labels = [(0.0, "0 %"), (0.5, "50 %"), (1.0, "100 %")] if key == "success" else ticks(*y)
     plot.x_labels = ticks(*x, most=3)
     plot.grid(y=[value for value, _ in plot.y_labels])
-    lines = {seed: [(r["step"], float(r[key])) for r in records if key in r] for seed, records in by_seed.items()}
+    lines = {
+        seed: [(float(r["step"]), float(r[key])) for r in records if key in r] for seed, records in by_seed.items()
+    }
     for line in lines.values():
         plot.line([x for x, _ in line], [y for _, y in line], colour=colour(arm), kind="faint")
     mean = _mean([dict(line) for line in lines.values()])
@@ -64,7 +66,7 @@ def _panel(
     return f"<figure><figcaption>{head}</figcaption>{plot.html()}</figure>"
 
 
-def _mean(lines: Sequence[Mapping[int, float]]) -> dict[int, float]:
+def _mean(lines: Sequence[Mapping[float, float]]) -> dict[float, float]:
     """Mean over seeds at the steps that all of them have."""
-    shared = set.intersection(*(set(line) for line in lines)) if lines else set[int]()
+    shared = set.intersection(*(set(line) for line in lines)) if lines else set[float]()
     return {step: float(np.mean([line[step] for line in lines])) for step in sorted(shared)}

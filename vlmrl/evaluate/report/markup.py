@@ -17,7 +17,7 @@ def escape(text: object) -> str:
     return html.escape(str(text))
 
 
-def number(value: float, digits: int = 0) -> str:
+def number(value: float | int, digits: int = 0) -> str:
     """A number with thousands apart; a dash where there is none."""
     if not math.isfinite(value):
         return "–"
@@ -26,7 +26,7 @@ def number(value: float, digits: int = 0) -> str:
 
 def percent(share: float) -> str:
     """A share in per cent."""
-    return f"{number(100 * share)}{THIN}%"
+    return f"{number(100 * share)}{THIN}%" if math.isfinite(share) else "–"
 
 
 def interval(found: Interval) -> str:

@@ -85,12 +85,12 @@ def _labels(side: str, edge: str, labels: Sequence[tuple[float, str]]) -> str:
     return f"<div class='{side}'>{spans}</div>"
 
 
-def ticks(low: float, high: float, *, most: int = 4) -> list[tuple[float, str]]:
+def ticks(low: float | int, high: float | int, *, most: int = 4) -> list[tuple[float, str]]:
     """Round values within the ends, with their text."""
     if not high > low:
-        return [(low, f"{low:g}")]
+        return [(float(low), f"{low:g}")]
     raw = (high - low) / most
-    unit = 10 ** math.floor(math.log10(raw))
+    unit = 10.0 ** math.floor(math.log10(raw))
     step = next(unit * k for k in (1, 2, 5, 10) if unit * k >= raw * (1 - 1e-9))
     first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
     digits = max(0, -math.floor(math.log10(step) + 1e-9))

@@ -102,7 +102,7 @@ def _examples(store: Store, answers: Answers, pictures: Pictures | None) -> str:
         count = f"{number(len(places))} of {number(len(answers))} ({percent(len(places) / len(answers))})"
         parts.append(f"<h3>{title}<span class='what'>{meaning}; {count}</span></h3>")
         cards = _cards(store, answers, pictures, kind, places[:SHOWN].tolist())
-        parts.append(f"<div class='queries'>{cards}</div>" if cards else "<p class='what'>There is none.</p>")
+        parts.append(f"<div class='queries'>{cards}</div>" if cards else "")
     rule = (
         f"The first {SHOWN} of each kind, in the order in which the pairs were drawn: at random, before any was "
         "answered. A frame marks the side that was chosen."

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float64
 
+from vlmrl.evaluate.report.answers import DIGITS
 from vlmrl.evaluate.report.arms import colour
 from vlmrl.evaluate.report.folder import Run
 from vlmrl.evaluate.report.logs import Quality, quality
@@ -13,10 +14,13 @@ from vlmrl.evaluate.report.markup import bounds, escape, missing, note, number, 
 from vlmrl.evaluate.report.pictures import Pictures, even
 from vlmrl.evaluate.report.plot import Plot, ticks
 from vlmrl.evaluate.statistics import wilson
-from vlmrl.reward.metrics import spearman
 from vlmrl.store import Store
 
 FRAMES = 11
+
+ORDERED_PAIRS = 100_000
+"""Drawn to see how often the reward orders two pictures as the truth does."""
+
 TRUTH_MARGIN = 0.04
 """Share of the axis left free below 0 % and above 100 % of true progress."""
 
@@ -60,13 +64,13 @@ def _table(run: Run, store: Store, names: Mapping[int, str]) -> str:
         "<th>seed</th><th class='n'>pairs, ties</th><th>accuracy</th><th class='n'>log-loss</th>"
         "<th class='n'>calibration error</th><th class='n'>disagreement</th>"
     )
-    head += "<th class='n'>rank correlation with truth</th>" if truth is not None else ""
+    head += "<th class='n'>pictures in true order</th>" if truth is not None else ""
     rows = ""
     for seed, facts in run.rewards.items():
         rows += f"<tr><th scope='row'>seed {seed}</th>{_held_out(facts.get('held_out') or {})}"
         if truth is not None:
-            value = _correlation(store, names[seed], truth) if seed in names else float("nan")
-            rows += f"<td class='n' data-label='rank correlation with truth'>{number(value, 2)}</td>"
+            value = _ordered(store, names[seed], truth) if seed in names else float("nan")
+            rows += f"<td class='n' data-label='pictures in true order'>{percent(value)}</td>"
         rows += "</tr>"
     text = (
         "On answers kept aside from training (pairs, not episodes: both sides may show episodes that were trained on). "
@@ -74,7 +78,10 @@ def _table(run: Run, store: Store, names: Mapping[int, str]) -> str:
         "number in brackets is the best there is. Disagreement: deviation of the probability between members. "
     )
     if truth is not None:
-        text += "Rank correlation: Spearman’s, reward against true progress over all rows that have a picture."
+        text += (
+            "Pictures in true order: of random pairs of pictures from all logs whose true progress differs, the share "
+            "that the reward puts in the right order; 50 % is a coin."
+        )
     return f"<table class='plain'><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>{note(text)}"
 
 
@@ -94,16 +101,22 @@ def _held_out(facts: Mapping[str, float]) -> str:
     )
 
 
-def _correlation(store: Store, name: str, truth: np.ndarray) -> float:
-    """A row's reward judges the next row's picture, so it is held against the next row's truth."""
+def _ordered(store: Store, name: str, truth: np.ndarray) -> float:
+    """Share of random pairs of pictures with different truth that the reward orders rightly; NaN where there is none.
+
+    A row's reward judges the next row's picture, so it is held against the next row's truth.
+    """
     mean = store.column(f"reward/{name}/mean")
     camera = store.rewards()[name].get("camera")
     rows = store.frame_rows(str(camera)) if camera in store.cameras else np.arange(len(store))
     rows = rows[rows > 0]
     rows = rows[np.isfinite(mean[rows - 1])]
-    return (
-        spearman(mean[rows - 1].astype(np.float64), truth[rows].astype(np.float64)) if len(rows) > 1 else float("nan")
-    )
+    if not len(rows):
+        return float("nan")
+    a, b = rows[np.random.default_rng(0).integers(len(rows), size=(2, ORDERED_PAIRS))]
+    difference = np.round(truth[a].astype(np.float64) - truth[b], DIGITS)
+    right = (mean[a - 1] > mean[b - 1]) == (difference > 0)
+    return float(right[difference != 0].mean()) if (difference != 0).any() else float("nan")
 
 
 def choose(store: Store, found: Quality, name: str) -> tuple[dict[str, int], str]:
