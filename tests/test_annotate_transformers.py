@@ -72,6 +72,17 @@ def test_questions_in_flight_share_batches_of_one_stage(saying_one, monkeypatch)
     assert all(r.cost.prompt_tokens > 100 for r in replies)
 
 
+@pytest.mark.parametrize("family", ["qwen", "smolvlm"])
+def test_a_model_with_a_video_processor_works_without_torchvision(tmp_path, family):
+    if family == "smolvlm":
+        pytest.importorskip("num2words")
+    folder = getattr(tiny_vlm, f"build_{family}")(tmp_path)
+    queries = [a_query(i) for i in range(3)]
+    together = ask_all(make(folder, label_tokens=4), queries)
+    assert [r.text for r in together] == [r.text for r in ask_all(make(folder, label_tokens=4, batch_size=1), queries)]
+    assert all((r.cost.calls, r.error) == (2, "") for r in together)
+
+
 def test_a_job_labels_through_the_ledger_and_may_be_repeated_after_close(saying_one, tmp_path):
     store, labeler = FakeStore(), make(saying_one)
     queries = sample_pairs(store, "front", count=12, instruction="open it", generator=np.random.default_rng(0))

@@ -3,10 +3,12 @@
 It sees nothing, but through the real code paths: `python tests/tiny_vlm.py FOLDER 1` builds one that always says 1.
 """
 
+import json
 import sys
 from pathlib import Path
 
 WORDS = "0 1 -1 first second picture goal closer open closed drawer the a is in of no difference"
+END = "<end_of_utterance>"
 TEMPLATE = """{% for m in messages %}{{ m['role'] }}: {% for c in m['content'] %}\
 {% if c['type'] == 'text' %}{{ c['text'] }}{% else %}<image>{% endif %}{% endfor %}<end_of_utterance>
 {% endfor %}{% if add_generation_prompt %}assistant:{% endif %}"""
@@ -63,6 +65,62 @@ def build(folder, *, seed=0, says=None):
     return folder
 
 
+def build_smolvlm(folder):
+    """Write the same as SmolVLM names it, with the processor files of its hub repositories."""
+    from transformers import SmolVLMImageProcessor
+
+    build(folder)
+    rename(folder / "config.json", model_type="smolvlm", architectures=["SmolVLMForConditionalGeneration"])
+    (folder / "processor_config.json").write_text('{"image_seq_len": 4, "processor_class": "SmolVLMProcessor"}')
+    size = {"longest_edge": 64}
+    SmolVLMImageProcessor(do_image_splitting=False, size=size, max_image_size=size).save_pretrained(folder)
+    rename(folder / "preprocessor_config.json", processor_class="SmolVLMProcessor")
+    return folder
+
+
+def build_qwen(folder):
+    """Write a tiny Qwen2-VL with the processor files of its hub repositories."""
+    import torch
+    from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration, Qwen2VLImageProcessor
+
+    marks = ["<|im_start|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"]
+    tokenizer = make_tokenizer(pad="<|endoftext|>", end="<|im_end|>", marks=marks)
+    number = tokenizer.convert_tokens_to_ids
+    config = Qwen2VLConfig(
+        image_token_id=number("<|image_pad|>"),
+        video_token_id=number("<|video_pad|>"),
+        vision_start_token_id=number("<|vision_start|>"),
+        vision_end_token_id=number("<|vision_end|>"),
+        text_config={
+            "vocab_size": len(tokenizer),
+            "hidden_size": 32,
+            "intermediate_size": 64,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "num_key_value_heads": 2,
+            "rope_parameters": {"rope_type": "default", "mrope_section": [2, 3, 3], "rope_theta": 1e4},
+            "bos_token_id": tokenizer.pad_token_id,
+            "eos_token_id": tokenizer.eos_token_id,
+            "pad_token_id": tokenizer.pad_token_id,
+        },
+        vision_config={"depth": 2, "embed_dim": 32, "hidden_size": 32, "num_heads": 2, "mlp_ratio": 2},
+    )
+    state = torch.random.get_rng_state()
+    torch.manual_seed(0)
+    Qwen2VLForConditionalGeneration(config).save_pretrained(folder)
+    torch.random.set_rng_state(state)
+    tokenizer.save_pretrained(folder)
+    Qwen2VLImageProcessor(min_pixels=56**2, max_pixels=112**2).save_pretrained(folder)
+    rename(folder / "preprocessor_config.json", processor_class="Qwen2VLProcessor")
+    picture = "<|vision_start|><|image_pad|><|vision_end|>"
+    (folder / "chat_template.jinja").write_text(TEMPLATE.replace("<image>", picture).replace(END, "<|im_end|>"))
+    return folder
+
+
+def rename(path, **fields):
+    path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+
+
 def teach(model, processor, says):
     """Fit the model to end every conversation with `says`."""
     import numpy as np
@@ -89,14 +147,14 @@ def teach(model, processor, says):
         optimizer.step()
 
 
-def make_tokenizer():
+def make_tokenizer(*, pad="<pad>", end=END, marks=("<image>", "<fake_token_around_image>", "<global-img>")):
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    special = ["<pad>", "<s>", "<end_of_utterance>", "<image>", "<fake_token_around_image>", "<global-img>"]
+    special = [pad, "<s>", end, *marks]
     trainer = trainers.BpeTrainer(
         vocab_size=400,
         special_tokens=special,
@@ -106,10 +164,10 @@ def make_tokenizer():
     tokenizer.train_from_iterator([WORDS] * 20, trainer)
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
-        pad_token="<pad>",
+        pad_token=pad,
         bos_token="<s>",
-        eos_token="<end_of_utterance>",
-        additional_special_tokens=special[3:],
+        eos_token=end,
+        additional_special_tokens=list(marks),
         padding_side="left",
     )
 

@@ -18,6 +18,7 @@ from typing import Any, Literal
 import torch
 
 from vlmrl.annotate.compare import Message, Picture, Protocols, Said, Script, compare, load_script
+from vlmrl.annotate.processor import load_processor
 from vlmrl.errors import ConfigError, LabelerError
 from vlmrl.types import Cost, Query, Reply
 
@@ -175,13 +176,13 @@ class _Model:
     """Weights and processor, ready to generate."""
 
     def __init__(self, config: Config) -> None:
-        from transformers import AutoModelForImageTextToText, AutoProcessor
+        from transformers import AutoModelForImageTextToText
 
         self.device = _device(config.device)
         self._dtype = _dtype(config.dtype, self.device)
         where = {} if Path(config.model).is_dir() else {"revision": config.revision}
         try:
-            processor: Any = AutoProcessor.from_pretrained(config.model, **where)
+            processor = load_processor(config.model, **where)
             model: Any = AutoModelForImageTextToText.from_pretrained(
                 config.model, dtype=self._dtype, use_safetensors=True, **where
             )
