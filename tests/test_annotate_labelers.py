@@ -3,7 +3,9 @@
 import ast
 import asyncio
 import dataclasses
+import importlib.util
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -68,6 +70,22 @@ def test_the_table_lists_exactly_the_files_that_can_be_built(root):
 def test_an_unknown_labeler_is_refused_with_the_choices():
     with pytest.raises(ConfigError, match="unknown labeler 'oracle'; have: openai, scripted, transformers"):
         load_labeler("oracle")
+
+
+def test_the_labeler_that_the_documentation_adds_works(root, tmp_path):
+    text = (root / "docs" / "adding_a_labeler.md").read_text()
+    code = text.partition("```python\n")[2].partition("```")[0]
+    (tmp_path / "coin.py").write_text(code)
+    spec = importlib.util.spec_from_file_location("coin", tmp_path / "coin.py")
+    coin = importlib.util.module_from_spec(spec)
+    sys.modules["coin"] = coin
+    spec.loader.exec_module(coin)
+    labeler = coin.build(coin.Config())
+    assert isinstance(labeler, Labeler)
+    assert isinstance(labeler, Metered)
+    first, second = ask(labeler, query(), query()), ask(labeler, *(query(i) for i in range(20)))
+    assert first[0] == first[1]
+    assert {r.answer for r in second} == {Verdict.A_BETTER, Verdict.B_BETTER}
 
 
 @pytest.mark.parametrize("name", sorted(LABELERS))

@@ -389,6 +389,20 @@ def test_a_key_changes_with_everything_that_decides_the_answer_and_with_nothing_
     )
 
 
+def test_a_prompt_of_the_working_folder_stands_beside_the_installed_ones(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    mine = tmp_path / "conf" / "prompt" / "mine"
+    mine.mkdir(parents=True)
+    (mine / "one_stage.txt").write_text("$picture_1 before $picture_0: $goal?")
+    assert load_script("compare-1", protocol="one_stage").calls == 1
+    script = load_script("mine", protocol="one_stage")
+    assert script.message("one_stage", goal="open it.") == [1, " before ", 0, ": open it?"]
+    with pytest.raises(ConfigError, match=r"unknown prompt 'yours'; have: compare-1, mine"):
+        load_script("yours", protocol="one_stage")
+    with pytest.raises(ConfigError, match=r"analysis\.txt"):
+        load_script("mine", protocol="two_stage")
+
+
 def test_the_analysis_is_pasted_as_it_is_even_if_it_looks_like_a_template():
     script = load_script("compare-1", protocol="two_stage")
     (text,) = script.message("label", goal="win $5", analysis="costs $goal $picture_0 ${x} $")

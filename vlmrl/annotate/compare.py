@@ -15,7 +15,7 @@ from jaxtyping import UInt8
 
 from vlmrl.annotate.question import picture_digest
 from vlmrl.annotate.verdict import read_verdict
-from vlmrl.content import find
+from vlmrl.content import find, places
 from vlmrl.errors import ConfigError, unknown
 from vlmrl.types import Cost, Kind, Query, Reply
 
@@ -107,9 +107,9 @@ def load_script(name: str, *, protocol: str) -> Script:
     """
     if protocol not in get_args(Protocols):
         raise unknown("protocol", protocol, get_args(Protocols))
-    folder = find("conf", "prompt")
-    if not (folder / name).is_dir():
-        raise unknown("prompt", name, [p.name for p in folder.iterdir() if p.is_dir()])
+    have = {p.name for place in places("conf") for p in place.glob("prompt/*") if p.is_dir()}
+    if name not in have:
+        raise unknown("prompt", name, have)
     texts = {s: find("conf", f"prompt/{name}/{s}.txt").read_text(encoding="utf-8").strip() for s in _STAGES[protocol]}
     return Script(name, protocol, texts)
 
