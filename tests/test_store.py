@@ -459,6 +459,27 @@ def test_a_living_writers_draft_is_left_alone(store: Store) -> None:
     assert list((store.path / "tmp").iterdir()) == []
 
 
+def test_a_record_that_names_a_folder_outside_removes_nothing(store: Store, tmp_path: Path) -> None:
+    for i, part in enumerate([str(tmp_path / "precious"), "../precious", "parts/../../precious", "parts", ""]):
+        dead_owner(store.path / "tmp" / f"{i}.json", part=part)
+    (tmp_path / "precious").mkdir()
+    store.append([episode(3)])
+    assert (tmp_path / "precious").exists()
+    assert list((store.path / "tmp").iterdir()) == []
+    assert store.validate() == []
+
+
+def test_a_store_that_cannot_be_written_caches_elsewhere(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.append([episode(3)])
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    Store.open(store.path).frames("front", [0])
+    assert len(list((tmp_path / "home/vlmrl/frames").glob("*.npy"))) == 1
+    assert not (store.path / ".cache").exists()
+
+
 def test_describe_tells_what_is_inside(tmp_path: Path) -> None:
     store = Store.create(tmp_path / "s", names={"obs/state": ["x", "y", "z", "w"]}, units={"obs/state": "m"})
     assert "no episodes yet" in describe(store)

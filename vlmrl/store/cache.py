@@ -1,5 +1,6 @@
 """Decoded frames in memory-mapped files, keyed by content, bounded: the least recently used go first."""
 
+import contextlib
 import json
 import logging
 import os
@@ -54,9 +55,10 @@ class FrameCache:
         path = self.folder / f"{key}.npy"
         try:
             pictures = np.load(path, mmap_mode="r", allow_pickle=False)
+            os.utime(path)
         except (FileNotFoundError, ValueError):
+            # another process may evict at any time
             return None
-        os.utime(path)
         self._keep(key, pictures)
         return pictures
 
@@ -80,10 +82,10 @@ class FrameCache:
                 file.write(first.tobytes())
                 for picture in pictures:
                     file.write(picture.tobytes())
+            found = np.load(temporary, mmap_mode="r", allow_pickle=False)
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
-        found = np.load(path, mmap_mode="r", allow_pickle=False)
         self._keep(key, found)
         return found
 
@@ -96,7 +98,7 @@ class FrameCache:
         for torn in self.folder.glob(f"*{disk.NEW}"):
             if abandoned(torn.name):
                 torn.unlink(missing_ok=True)
-        found = sorted((s.st_mtime, s.st_size, p) for p in self.folder.glob("*.npy") if (s := p.stat()))
+        found = sorted(_used(self.folder))
         total = sum(size for _, size, _ in found)
         for _, size, path in found:
             if total + size_bytes <= self.limit_bytes():
@@ -105,3 +107,11 @@ class FrameCache:
             path.unlink(missing_ok=True)
             total -= size
             _log.info("evicted %s from the frame cache", path.name)
+
+
+def _used(folder: Path) -> Iterator[tuple[float, int, Path]]:
+    """Time of last use, size and path of each file; other processes may remove some meanwhile."""
+    for path in folder.glob("*.npy"):
+        with contextlib.suppress(FileNotFoundError):
+            about = path.stat()
+            yield about.st_mtime, about.st_size, path

@@ -21,6 +21,8 @@ from vlmrl.store.disk import NEW, canonical, publish
 
 LOCK = "lock"
 TEMPORARY = "tmp"
+HOMES = ("parts", "columns")
+"""Where committed folders lie."""
 _POLL_S = 0.02
 
 
@@ -198,8 +200,10 @@ def sweep(store: Path, committed: set[str]) -> None:
         if owner is None or not owner.is_dead():
             continue
         shutil.rmtree(record.with_suffix(""), ignore_errors=True)
-        if owner.part and owner.part not in committed:
-            shutil.rmtree(store / owner.part, ignore_errors=True)
+        # a record may have come with a copied store: it must not name a folder outside
+        orphan, homes = (store / owner.part).resolve(), [store.resolve() / home for home in HOMES]
+        if owner.part not in committed and any(home in orphan.parents for home in homes):
+            shutil.rmtree(orphan, ignore_errors=True)
         record.unlink(missing_ok=True)
     for torn in (store / TEMPORARY).glob(f"*{NEW}"):
         if abandoned(torn.name):

@@ -14,7 +14,7 @@ from vlmrl.store.append import append_part
 from vlmrl.store.cache import FrameCache, folder_for
 from vlmrl.store.check import problems
 from vlmrl.store.frames import read_frames
-from vlmrl.store.lock import TEMPORARY, Owner
+from vlmrl.store.lock import HOMES, TEMPORARY, Owner
 from vlmrl.store.snapshot import Snapshot
 from vlmrl.store.table import EpisodeTable
 from vlmrl.types import NO_FRAME, Episode, Transitions
@@ -63,7 +63,7 @@ class Store:
         first = manifest.encode(manifest.Manifest(attributes=attributes, meta=dict(meta or {})))
         if any(p for p in path.iterdir() if not p.name.startswith(".")):
             raise DataError(f"{path} is not empty: a new store wants a new folder (Store.open reads an existing one)")
-        for name in ("parts", "columns", TEMPORARY):
+        for name in (*HOMES, TEMPORARY):
             (path / name).mkdir(exist_ok=True)
         temporary = path / TEMPORARY / f"{Owner.current().token}{disk.NEW}"
         temporary.write_bytes(first)
