@@ -383,6 +383,13 @@ def test_sources_are_listed_best_first_and_typical_episodes_are_medians(whole: P
     assert logs._typical(found, everything) == 2
 
 
+def test_a_numbered_import_is_one_source(tmp_path: Path):
+    store = Store.create(tmp_path)
+    store.append([episode(k, truth=False, images=False, source=f"lerobot bottles/{k}") for k in range(12)])
+    made = logs.groups(store, logs.quality(store))
+    assert [(group.name, len(group.episodes)) for group in made] == [("lerobot bottles", 12)]
+
+
 def test_films_are_carried_within_bounds(copy: Path, monkeypatch: pytest.MonkeyPatch):
     pytest.importorskip("av")
     from vlmrl.evaluate.video import write_video

@@ -1,5 +1,6 @@
 """The data that all arms learn from: how many, how good, and what they look like."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import takewhile
@@ -51,8 +52,11 @@ def quality(store: Store) -> Quality:
 
 
 def groups(store: Store, found: Quality) -> list[Group]:
-    """Episodes by source, best sources first; what is beyond the largest few is one group."""
-    sources = np.array(store.episodes.source)
+    """Episodes by source, best sources first; what is beyond the largest few is one group.
+
+    A number that an importer gives each episode (`folder/7`) makes no source of its own.
+    """
+    sources = np.array([re.sub(r"/\d+$", "", source) for source in store.episodes.source])
     names, counts = np.unique(sources, return_counts=True)
     order = names[np.argsort(-counts, kind="stable")]
     kept, rest = order[:MOST_SOURCES], order[MOST_SOURCES:]

@@ -16,6 +16,9 @@ MOST_PIXELS = 160
 """Of a picture's longer side."""
 QUALITY = 82
 
+MANY = 5
+"""Pictures for each that is shown."""
+
 
 @dataclass(frozen=True)
 class Pictures:
@@ -60,10 +63,11 @@ def camera_of(store: Store, wanted: str | None) -> Pictures | None:
 
 
 def even(count: int, *, most: int) -> list[int]:
-    """Places evenly spread over `count`, first and last among them; equal steps where some number allows them."""
+    """Places evenly spread over `count`, first and last among them; where there are few, a number with equal steps."""
     if count <= most:
         return list(range(count))
-    n = next((n for n in range(most, most // 2, -1) if (count - 1) % (n - 1) == 0), most)
+    numbers = range(most, most // 2, -1) if count < MANY * most else ()  # one picture more or less does not show
+    n = next((n for n in numbers if (count - 1) % (n - 1) == 0), most)
     return [round(k * (count - 1) / (n - 1)) for k in range(n)]
 
 

@@ -61,7 +61,9 @@ def _accuracy(answers: Answers) -> str:
         f"<p>Of {plural(len(answers), 'pair')}, {number(overall.pairs)} differ in true progress by more than "
         f"{_short(100 * 10.0**-DIGITS)} % of the task. In {number(overall.decided)} of these a side was chosen, "
         f"rightly in <b>{interval(found)}</b> (Wilson). "
-        f"The other {number(overall.ties)} were called a tie.</p>"
+        f"The other {number(overall.ties)} were called a tie. "
+        f"Of the {plural(audit.equal, 'pair')} that are equal, {number(len(answers.kinds()['invented']))} "
+        "were given a side all the same.</p>"
     )
     return text + _drawn(audit.by_difficulty)
 
