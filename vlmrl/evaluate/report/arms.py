@@ -30,7 +30,7 @@ def line(arm: str, config: Mapping[str, Any]) -> str:
         "bc": "Imitates all logs alike, good and bad. No reward is read.",
         "constant": f"{learner}, the same reward everywhere: what the algorithm gains without any feedback.",
         "learned": f"{learner} on the reward distilled from the answers: the method of this run.",
-        "ground_truth": f"{learner} on the simulator's own reward: a ceiling that no real robot has.",
+        "ground_truth": f"{learner} on the simulator’s own reward: a ceiling that no real robot has.",
     }.get(arm, "")
 
 
