@@ -175,7 +175,8 @@ def two_cores(seconds: float) -> None:
     rates = [float(p.communicate()[0]) for p in running]
     alone = float(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout)
     total = sum(rates)
-    print(f"\ntwo runs on two cores, default, compiled: {total:.0f} updates/s together, {total / alone:.2f}x one alone ({alone:.0f})")
+    print("\ntwo runs on two cores, default, compiled:")
+    print(f"  {total:.0f} updates/s together, {total / alone:.2f}x one alone ({alone:.0f})")
 
 
 def one(seconds: float) -> None:

@@ -53,7 +53,8 @@ def main() -> None:
         done.set()
         watcher.join()
         seconds = time.perf_counter() - start
-        print(f"\nmain job {' '.join(sys.argv[1:]) or 'with default settings'}: {seconds:.0f} s, peak memory {peak:.2f} GB, exit code {code}")
+        settings = " ".join(sys.argv[1:]) or "with default settings"
+        print(f"\nmain job {settings}: {seconds:.0f} s, peak memory {peak:.2f} GB, exit code {code}")
         sys.exit(code)
 
 

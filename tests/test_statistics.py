@@ -65,3 +65,9 @@ def test_table_pairs_an_untrained_arm_with_every_seed_of_a_trained_one() -> None
     assert rows[0].versus["bc"].estimate == pytest.approx(-0.25)
     assert (rows[0].seeds, rows[1].seeds) == (0, 2)
     assert rows[1].success.estimate == pytest.approx(0.75)
+
+
+def test_all_failures_over_seeds_still_have_an_interval() -> None:
+    interval = rate(np.zeros((5, 20)))
+    assert interval.low == 0
+    assert interval.high == pytest.approx(wilson(0, 100).high)

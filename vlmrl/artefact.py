@@ -15,7 +15,9 @@ from vlmrl.errors import DataError
 def save(folder: Path, *, kind: str, config: Mapping[str, Any], tensors: Mapping[str, Tensor], card: str) -> None:
     """Write one model; `kind` is checked on loading."""
     folder.mkdir(parents=True, exist_ok=True)
-    save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, folder / "model.safetensors")
+    save_file(
+        {name: value.detach().cpu().contiguous() for name, value in tensors.items()}, folder / "model.safetensors"
+    )
     (folder / "config.json").write_text(json.dumps({"kind": kind, **config}, indent=1, sort_keys=True) + "\n")
     (folder / "README.md").write_text(card)
 

@@ -19,7 +19,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
 from hydra.plugins.search_path_plugin import SearchPathPlugin
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from vlmrl.content import places
@@ -89,7 +89,8 @@ def register_group(group: str, table: Mapping[str, str]) -> None:
     """
     for name, module in table.items():
         node = schema(import_module(module).Config, name=name)
-        for choice in (name, f"base_{name}"):
+        extended = any((place / group / f"{name}.yaml").is_file() for place in places("conf"))
+        for choice in (f"base_{name}",) if extended else (f"base_{name}", name):
             ConfigStore.instance().store(name=choice, node=node, group=group)
 
 
@@ -110,7 +111,7 @@ def run_hydra(name: str, job: Callable[[dict[str, Any], Path], None], arguments:
         compose(name, arguments)
 
     @hydra.main(version_base="1.3", config_path=None, config_name=name)
-    def application(config: DictConfig) -> None:
+    def application(config: Any) -> None:
         folder = Path(HydraConfig.get().runtime.output_dir)
         content = cast("dict[str, Any]", OmegaConf.to_container(config, resolve=True))
         try:
@@ -140,12 +141,12 @@ def compose(name: str, overrides: Sequence[str]) -> dict[str, Any]:
         try:
             config = hydra.compose(name, overrides=list(overrides))
         except (HydraException, OmegaConfBaseException) as error:
-            plain = hydra.compose(name)
+            plain = OmegaConf.to_container(hydra.compose(name))
             raise ConfigError(_explain(error, plain, overrides)) from error
         return cast("dict[str, Any]", OmegaConf.to_container(config, resolve=True))
 
 
-def _explain(error: Exception, plain: DictConfig, overrides: Sequence[str]) -> str:
+def _explain(error: Exception, plain: Any, overrides: Sequence[str]) -> str:
     """What was wrong with which override, and what exists there."""
     for override in overrides:
         key, equals, _ = override.partition("=")
@@ -154,7 +155,7 @@ def _explain(error: Exception, plain: DictConfig, overrides: Sequence[str]) -> s
         path = key.lstrip("+~").split("@")[0].split(".")
         node: Any = plain
         for depth, part in enumerate(path):
-            have = [str(k) for k in node] if isinstance(node, DictConfig) else []
+            have = list(map(str, cast("dict[str, Any]", node))) if isinstance(node, dict) else []
             if part not in have and not (depth == 0 and part == "hydra"):
                 place = ".".join(path[:depth]) or "the settings"
                 close = difflib.get_close_matches(part, have, 1)

@@ -53,4 +53,6 @@ def fit(
 def _check(name: str, step: int, means: Mapping[str, float]) -> None:
     bad = [key for key, value in means.items() if not abs(value) < float("inf")]
     if bad:
-        raise VlmrlError(f"{name} diverged by update {step}: {', '.join(bad)} not finite; lower the learning rate or reward scale")
+        raise VlmrlError(
+            f"{name} diverged by update {step}: {', '.join(bad)} not finite; lower the learning rate or reward scale"
+        )

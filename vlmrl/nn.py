@@ -14,7 +14,8 @@ class StackedMLP(nn.Module):
     """Several MLPs of one shape as one batched product: critics, ensembles.
 
     ReLU between layers; LayerNorm (without gain and bias, which the next layer holds) before each ReLU where asked: it
-    keeps bootstrapped values bounded off the data (Ball et al. 2023). Initial weights are torch's own for `nn.Linear`, drawn from `generator`.
+    keeps bootstrapped values bounded off the data (Ball et al. 2023). Initial weights are torch's own for `nn.Linear`,
+    drawn from `generator`.
     """
 
     def __init__(self, members: int, sizes: Sequence[int], *, layer_norm: bool, generator: torch.Generator) -> None:
@@ -75,7 +76,9 @@ class Normaliser(nn.Module):
         Dimensions that hardly move would be blown up at run time: their deviation is floored at 1e-3 (IQL's code).
         """
         std = x.std(0)
-        return cls(torch.from_numpy(x.mean(0)), torch.from_numpy(np.where(std < 1e-6, 1.0, std + 1e-3).astype(np.float32)))
+        return cls(
+            torch.from_numpy(x.mean(0)), torch.from_numpy(np.where(std < 1e-6, 1.0, std + 1e-3).astype(np.float32))
+        )
 
     @classmethod
     def range(cls, x: Float32[np.ndarray, "N D"]) -> "Normaliser":

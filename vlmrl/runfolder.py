@@ -55,7 +55,7 @@ def provenance() -> dict[str, Any]:
         "commit": commit(),
         "python": sys.version.split()[0],
         "packages": versions,
-        "command": " ".join(["vlmrl", *sys.argv[1:]]),
+        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
     }
 
 

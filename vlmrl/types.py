@@ -69,13 +69,17 @@ class Episode:
     def __post_init__(self) -> None:
         rows = len(self.action)
         lengths = {"time": len(self.time), "has_action": len(self.has_action), "has_next": len(self.has_next)}
-        lengths |= {f"obs/{k}": len(v) for k, v in self.obs.items()} | {f"truth/{k}": len(v) for k, v in self.truth.items()}
+        lengths |= {f"obs/{k}": len(v) for k, v in self.obs.items()} | {
+            f"truth/{k}": len(v) for k, v in self.truth.items()
+        }
         lengths |= {f"image/{k}": len(v.index) for k, v in self.images.items()}
         if self.sim_state is not None:
             lengths["sim_state"] = len(self.sim_state)
         wrong = {k: n for k, n in lengths.items() if n != rows}
         if rows == 0 or wrong:
-            raise DataError(f"episode {self.id!r}: action has {rows} rows (at least one wanted), but {wrong or 'nothing'} differ")
+            raise DataError(
+                f"episode {self.id!r}: action has {rows} rows (at least one wanted), but {wrong or 'nothing'} differ"
+            )
         if self.has_next[-1]:
             raise DataError(f"episode {self.id!r}: the last row cannot have a next row")
 
@@ -84,7 +88,8 @@ class Episode:
 
     def __repr__(self) -> str:
         obs = {k: v.shape for k, v in self.obs.items()}
-        return f"Episode(id={self.id!r}, rows={len(self)}, obs={obs}, action={self.action.shape}, images={list(self.images)})"
+        shapes = f"obs={obs}, action={self.action.shape}, images={list(self.images)}"
+        return f"Episode(id={self.id!r}, rows={len(self)}, {shapes})"
 
 
 @dataclass(frozen=True, order=True)
@@ -234,8 +239,11 @@ class Rewarder(Protocol):
     """Returns a number per row."""
 
     name: str
-    sees: tuple[str, tuple[int, int]] | None
-    """Camera and (height, width) of the pictures it judges; None if it looks at none."""
+
+    @property
+    def sees(self) -> tuple[str, tuple[int, int]] | None:
+        """Camera and (height, width) of the pictures it judges; None if it looks at none."""
+        ...
 
     def reward(self, episode: Episode) -> tuple[Float32[np.ndarray, " T"], Float32[np.ndarray, " T"]]:
         """Mean and standard deviation for each row, judged on what the next row shows; NaN where there is none."""

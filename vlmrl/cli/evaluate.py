@@ -40,7 +40,8 @@ def main(content: Mapping[str, Any], folder: Path) -> None:
     done = rollout(task, policy, evaluation_seeds(config.episodes), film_every=config.film_every, quiet=False)
     save(done, folder / "rollouts.json")
     rate = wilson(int(done.success.sum()), len(done.success))
-    print(f"{policy.name} in {task.name}: success {rate.percent()} (Wilson 95 %), n = {len(done.success)} episodes, one policy")
+    n = f"n = {len(done.success)} episodes, one policy"
+    print(f"{policy.name} in {task.name}: success {rate.percent()} (Wilson 95 %), {n}")
     print(f"mean return {done.returns.mean():.1f}; rollouts in {folder / 'rollouts.json'}")
     if done.video:
         write_video(done.video, folder / "video.mp4", fps=task.control_hz / config.film_every)

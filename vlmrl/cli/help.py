@@ -6,6 +6,7 @@ import inspect
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import import_module
+from itertools import pairwise
 from typing import Any, cast, get_type_hints
 
 from vlmrl.content import places
@@ -30,7 +31,14 @@ EXAMPLES = {
 
 def text(name: str, config: type, groups: Mapping[str, Mapping[str, str]]) -> str:
     """The help of one job; `groups` maps each group to its table of modules."""
-    lines = [f"usage: vlmrl {name} [KEY=VALUE ...]", "", _first_line(config), "", "examples:", EXAMPLES[name].strip("\n")]
+    lines = [
+        f"usage: vlmrl {name} [KEY=VALUE ...]",
+        "",
+        _first_line(config),
+        "",
+        "examples:",
+        EXAMPLES[name].strip("\n"),
+    ]
     for group, table in groups.items():
         lines += ["", f"{group}=NAME  have: {', '.join(sorted({*table, *_files(group)}))}"]
     presets = _files("preset")
@@ -84,7 +92,7 @@ def _documents(config: type) -> dict[str, str]:
     """Attribute docstrings of a dataclass."""
     body = cast("ast.ClassDef", ast.parse(textwrap.dedent(inspect.getsource(config))).body[0]).body
     found: dict[str, str] = {}
-    for before, after in zip(body[:-1], body[1:], strict=True):
+    for before, after in pairwise(body):
         if isinstance(before, ast.AnnAssign) and isinstance(before.target, ast.Name):
             match after:
                 case ast.Expr(value=ast.Constant(value=str(document))):

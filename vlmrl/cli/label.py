@@ -85,9 +85,7 @@ def main(content: Mapping[str, Any], folder: Path) -> None:
         print(f"stopped by {labels.report.stopped_by}: run the same command again to go on where it stopped")
     if config.distill:
         metrics = Metrics(folder / "metrics.jsonl")
-        rewarder = distill(
-            store, labels.preferences, config.reward, camera=camera, seed=config.seed, metrics=metrics
-        )
+        rewarder = distill(store, labels.preferences, config.reward, camera=camera, seed=config.seed, metrics=metrics)
         rewarder.save_pretrained(folder / "reward")
         name = column(labels.preferences, config.seed)
         relabel(store, rewarder, name)
@@ -115,9 +113,7 @@ def annotate(
     with Ledger(ledger) as book:
         answerer = make_labeler(labeler, store)
         with progress_bar(answerer.name) as bar:
-            report = run_job(
-                queries, answerer, ledger=book, limits=limits, pictures=Pictures(store), progress=bar.show
-            )
+            report = run_job(queries, answerer, ledger=book, limits=limits, pictures=Pictures(store), progress=bar.show)
         if not any(v for k, v in report.verdicts.items() if k != "unsure"):
             raise LabelerError(
                 f"{answerer.name} gave no usable answer to {report.done} questions; look at its replies in {ledger}"
@@ -134,7 +130,7 @@ def make_labeler(settings: Mapping[str, Any], store: Store) -> Labeler:
     return module.build(config)
 
 
-class progress_bar:  # noqa: N801  # reads as the function it stands for
+class progress_bar:  # reads as the function it stands for
     """Shows a labeling job: questions, rate, time left, tokens and cost."""
 
     def __init__(self, name: str) -> None:
@@ -211,7 +207,7 @@ def pick_sentence(store: Store, wanted: str | None) -> str:
 def as_json(labels: Labels, store: Store) -> dict[str, Any]:
     """The answers for the report: who, how many, and how right they are where the truth is known."""
     report = labels.report
-    content = {
+    content: dict[str, Any] = {
         "labeler": report.labeler,
         "total": report.total,
         "verdicts": dict(report.verdicts),
@@ -229,5 +225,7 @@ def as_json(labels: Labels, store: Store) -> dict[str, Any]:
     }
     if "truth/progress" in store.columns():
         truth = true_progress(store)
-        content["truth"] = [[truth(a), truth(b)] for a, b in zip(labels.preferences.a, labels.preferences.b, strict=True)]
+        content["truth"] = [
+            [truth(a), truth(b)] for a, b in zip(labels.preferences.a, labels.preferences.b, strict=True)
+        ]
     return content

@@ -17,9 +17,9 @@ from vlmrl.cli import label as labeling
 from vlmrl.cli.train import Training, train_all
 from vlmrl.errors import ConfigError
 from vlmrl.evaluate import collect, report, results
+from vlmrl.evaluate.collect import Config as CollectConfig
 from vlmrl.evaluate.rollout import Rollouts, evaluation_seeds, rollout
 from vlmrl.evaluate.video import write_video
-from vlmrl.evaluate.collect import Config as CollectConfig
 from vlmrl.learn.bc import Config as BcConfig
 from vlmrl.policy import LearnedPolicy
 from vlmrl.reward import rewarder
@@ -178,7 +178,13 @@ def learned_column(config: RunConfig, store: Store, labels: labeling.Labels, see
         camera = labeling.pick_camera(store, config.camera)
         metrics = Metrics(folder / "metrics.jsonl")
         trained = distill(
-            store, labels.preferences, config.reward, camera=camera, seed=seed, metrics=metrics, name=f"reward/seed{seed}"
+            store,
+            labels.preferences,
+            config.reward,
+            camera=camera,
+            seed=seed,
+            metrics=metrics,
+            name=f"reward/seed{seed}",
         )
         trained.save_pretrained(place)
     trained = PreferenceReward.from_pretrained(place)
@@ -212,9 +218,7 @@ def plan(
     ]
 
 
-def evaluate(
-    config: RunConfig, task: Task, trainings: Sequence[Training], folder: Path
-) -> dict[str, list[Rollouts]]:
+def evaluate(config: RunConfig, task: Task, trainings: Sequence[Training], folder: Path) -> dict[str, list[Rollouts]]:
     """Roll out every policy from the same initial states; films of the first seed's policies go to `videos/`."""
     done: dict[str, list[Rollouts]] = {}
     if "behaviour" in config.arms and config.store is None:

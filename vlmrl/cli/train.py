@@ -75,7 +75,9 @@ def main(content: Mapping[str, Any], folder: Path) -> None:
     config = configuration.build(TrainConfig, content, where="train")
     store = Store.open(config.store)
     if config.reward is not None and config.reward not in store.rewards():
-        raise ConfigError(f"unknown reward column {config.reward!r}; have: {', '.join(sorted(store.rewards())) or 'none'}")
+        raise ConfigError(
+            f"unknown reward column {config.reward!r}; have: {', '.join(sorted(store.rewards())) or 'none'}"
+        )
     write_json(folder / "config.json", dict(content))
     write_json(folder / "meta.json", provenance() | {"store": store.hash})
     name = f"{content['learner']['name']} on {config.reward or 'no reward'}"
@@ -106,7 +108,9 @@ def train_all(trainings: Sequence[Training], *, workers: int) -> None:
     missing = [t for t in trainings if not t.done]
     count = min(workers or len(os.sched_getaffinity(0)), len(missing))
     total = sum(int(t.learner["updates"]) for t in missing)
-    with tqdm(total=total, desc="train", unit="update", unit_scale=True, dynamic_ncols=True, disable=not missing) as bar:
+    with tqdm(
+        total=total, desc="train", unit="update", unit_scale=True, dynamic_ncols=True, disable=not missing
+    ) as bar:
         for training in _finished(missing, count):
             bar.set_postfix_str(f"{training.name}, seed {training.seed}", refresh=False)
             bar.update(int(training.learner["updates"]))

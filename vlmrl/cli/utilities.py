@@ -1,5 +1,6 @@
 """Small commands: data, task, doctor."""
 
+import dataclasses
 from pathlib import Path
 from typing import Annotated
 
@@ -39,7 +40,9 @@ def doctor() -> None:
 
 
 @data.command("import")
-def import_(settings: Annotated[list[str], typer.Argument(help="format=NAME and the format's settings as key=value")]) -> None:
+def import_(
+    settings: Annotated[list[str], typer.Argument(help="format=NAME and the format's settings as key=value")],
+) -> None:
     """Import logs into a store; run again to go on after an interruption.
 
     Example: vlmrl data import format=lerobot source=FOLDER out=runs/mine
@@ -51,9 +54,10 @@ def import_(settings: Annotated[list[str], typer.Argument(help="format=NAME and 
         raise ConfigError(f"which format? format=NAME; have: {', '.join(sorted(IMPORTERS))}")
     module = importer(content.pop("format"))
     base = OmegaConf.structured(configuration.schema(module.Config))
+    have = [field.name for field in dataclasses.fields(module.Config)]
     for key in content:
-        if key not in base:
-            raise unknown("setting", key, map(str, base))
+        if key not in have:
+            raise unknown("setting", key, have)
     try:
         merged = OmegaConf.merge(base, content)
         node = OmegaConf.to_container(merged, resolve=True, throw_on_missing=True)
@@ -66,7 +70,9 @@ def import_(settings: Annotated[list[str], typer.Argument(help="format=NAME and 
 @data.command()
 def show(
     store: Annotated[Path, typer.Argument(help="Folder of a store")],
-    sheet: Annotated[Path | None, typer.Option(help="Where the contact sheet goes; by default beside the store")] = None,
+    sheet: Annotated[
+        Path | None, typer.Option(help="Where the contact sheet goes; by default beside the store")
+    ] = None,
 ) -> None:
     """Print what is inside a store, and draw a contact sheet of its frames."""
     from vlmrl.store import Store

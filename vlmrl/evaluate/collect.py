@@ -24,7 +24,7 @@ class Config:
     episodes: int = 200
     steps: int = 150
     """Length of each episode, control steps."""
-    noise: tuple[float, ...] = (0.5, 0.7, 0.9, 1.0)
+    noise: tuple[float, ...] = (0.3, 0.5, 0.7, 1.0)
     """Share of random actions, in equal parts over the episodes."""
     picture_every: int = 5
     """Control steps between pictures; the last row always has one."""
@@ -107,7 +107,7 @@ def _episode(env: SimEnv, task: Task, config: Config, k: int) -> Episode:
     log, reward = _Log(), 0.0
     for step in range(config.steps + 1):
         last = step == config.steps
-        action = np.zeros(env.action_space.shape, np.float32) if last else policy.act(_batch(observation))[0, 0]
+        action = np.zeros(len(env.action_names), np.float32) if last else policy.act(_batch(observation))[0, 0]
         _record(log, env, observation, action, (reward, info), picture=last or step % config.picture_every == 0)
         if not last:
             observation, reward, _, _, info = env.step(action)

@@ -53,7 +53,9 @@ def load(path: Path) -> Rollouts:
     )
 
 
-def table(results: Mapping[str, Sequence[Rollouts]], *, baselines: Sequence[str], trained: Mapping[str, bool]) -> list[Row]:
+def table(
+    results: Mapping[str, Sequence[Rollouts]], *, baselines: Sequence[str], trained: Mapping[str, bool]
+) -> list[Row]:
     """One row an arm; `results` holds the rollouts of each arm's training seeds, in the order of the seeds."""
     success = {arm: _stack(rollouts) for arm, rollouts in results.items()}
     rows = []
@@ -82,7 +84,10 @@ def text(rows: Sequence[Row]) -> str:
         for row in rows
     ]
     widths = [max(len(line[k]) for line in [head, *body]) for k in range(len(head))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in [head, *body]]
+    lines = [
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in [head, *body]
+    ]
     return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
 
 

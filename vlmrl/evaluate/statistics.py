@@ -36,10 +36,15 @@ def wilson(successes: int, trials: int) -> Interval:
 
 
 def rate(success: Float[np.ndarray, "seeds episodes"], *, draws: int = 10_000) -> Interval:
-    """Success rate of a method: Wilson for one training seed, else a bootstrap over seeds and episodes within them."""
+    """Success rate of a method: a bootstrap over training seeds and episodes within them, never narrower than Wilson.
+
+    Wilson over all episodes is what remains for one seed, and where all episodes end alike and resampling sees nothing.
+    """
+    pooled = wilson(int(success.sum()), success.size)
     if len(success) == 1:
-        return wilson(int(success.sum()), success.size)
-    return _bootstrap(success, draws=draws)
+        return pooled
+    drawn = _bootstrap(success, draws=draws)
+    return Interval(drawn.estimate, min(drawn.low, pooled.low), max(drawn.high, pooled.high))
 
 
 def difference(

@@ -5,12 +5,13 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
 from jaxtyping import Float, Float32
 from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from vlmrl.nn import Normaliser
 from vlmrl.types import Transitions
@@ -64,7 +65,7 @@ def standardise_reward(transitions: Transitions) -> Float32[np.ndarray, " N"]:
 
 def product_dtype(precision: str) -> torch.dtype:
     """Type of matrix products: `auto` is bfloat16 where the processor multiplies it natively."""
-    native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    native = torch.cpu._is_avx512_bf16_supported()  # pyright: ignore[reportPrivateUsage]
     return torch.bfloat16 if precision == "bfloat16" or (precision == "auto" and native) else torch.float32
 
 
@@ -74,7 +75,7 @@ def compiled(function: FunctionT, when: str, *, updates: int) -> FunctionT:
     Compiling takes 5 to 20 s and a C++ compiler, and saves a quarter of each update: `auto` wants 20,000 of them.
     """
     pays = updates >= 20_000 and shutil.which(os.environ.get("CXX", "g++")) is not None
-    return torch.compile(function) if when == "always" or (when == "auto" and pays) else function
+    return cast("FunctionT", torch.compile(function)) if when == "always" or (when == "auto" and pays) else function
 
 
 def cosine(step: int, steps: int) -> float:
@@ -91,5 +92,10 @@ def descend(optimiser: torch.optim.Optimizer, loss: Tensor) -> None:
 
 @torch.no_grad()
 def polyak(target: nn.Module, source: nn.Module, rate: float) -> None:
-    """target <- (1 - rate) * target + rate * source."""
-    torch._foreach_lerp_(list(target.parameters()), list(source.parameters()), rate)
+    """Target <- (1 - rate) * target + rate * source."""
+    get_ema_multi_avg_fn(1 - rate)(list(target.parameters()), list(source.parameters()), 0)
+
+
+def average(target: nn.Module, source: nn.Module, rate: float, *, step: int) -> None:
+    """Running average of weights; faster at first, so that the initial weights are soon forgotten."""
+    polyak(target, source, max(rate, 9 / (10 + step)))

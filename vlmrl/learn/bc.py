@@ -1,5 +1,6 @@
 """Behaviour cloning: maximum likelihood of the logged actions, reward unread. The baseline that must be beaten."""
 
+import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
@@ -7,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from vlmrl.learn.batch import Batch, cosine, descend, product_dtype, sample
+from vlmrl.learn.batch import Batch, average, cosine, descend, product_dtype, sample
 from vlmrl.nn import Actor, Normaliser, together
 from vlmrl.types import Transitions
 
@@ -21,6 +22,8 @@ class Config:
     hidden: tuple[int, ...] = (256, 256)
     lr: float = 3e-4
     layer_norm: bool = True
+    average: float = 1e-3
+    """Rate of the running average of the actor's weights that is the policy; 0: the last weights."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Of matrix products; auto takes bfloat16 where the processor multiplies it natively."""
 
@@ -30,6 +33,7 @@ class State:
     """Everything that an update changes."""
 
     actor: Actor
+    averaged: Actor
     optimiser: torch.optim.Optimizer
     schedule: torch.optim.lr_scheduler.LRScheduler
     dtype: torch.dtype
@@ -46,7 +50,7 @@ def init(config: Config, transitions: Transitions, *, generator: torch.Generator
     actor = Actor(obs, action, hidden=config.hidden, layer_norm=config.layer_norm, generator=generator)
     optimiser = torch.optim.Adam(actor.parameters(), lr=config.lr, fused=True)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: cosine(step, config.updates))
-    return State(actor, optimiser, schedule, product_dtype(config.precision))
+    return State(actor, copy.deepcopy(actor), optimiser, schedule, product_dtype(config.precision))
 
 
 def loss(config: Config, state: State, batch: Batch) -> dict[str, Tensor]:
@@ -60,9 +64,10 @@ def update(config: Config, state: State, batch: Batch) -> dict[str, Tensor]:
     losses = loss(config, state, batch)
     descend(state.optimiser, losses["actor_loss"])
     state.schedule.step()
+    average(state.averaged, state.actor, config.average or 1.0, step=state.schedule.last_epoch)
     return {name: value.detach() for name, value in losses.items()}
 
 
 def policy(state: State) -> Actor:
-    """The learned actor."""
-    return state.actor
+    """The learned actor, its weights averaged over training."""
+    return state.averaged

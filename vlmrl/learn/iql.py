@@ -1,11 +1,12 @@
 """Implicit Q-learning (Kostrikov, Nair, Levine 2021; losses and order as in ikostrikov/implicit_q_learning).
 
-The default differs from the paper in three settings that a learned reward needs: LayerNorm in the networks, rewards
-brought to zero mean and unit deviation, and advantages divided by their deviation in the batch, so that neither the
-reward's scale nor its offset decides how greedy the policy is. Two more are for speed: one joint step for all losses,
-and bfloat16 products. `conf/learner/iql_paper.yaml` turns all five off.
+The default differs from the paper in four settings that a learned reward needs: LayerNorm in the networks, rewards
+brought to zero mean and unit deviation, advantages divided by their deviation in the batch (so that neither scale nor
+offset of the reward decides how greedy the policy is), and a policy averaged over training. Two more are for speed:
+one joint step for all losses, and bfloat16 products. `conf/learner/iql_paper.yaml` turns all six off.
 """
 
+import copy
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Literal
@@ -14,7 +15,17 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from vlmrl.learn.batch import Batch, compiled, cosine, descend, polyak, product_dtype, sample, standardise_reward
+from vlmrl.learn.batch import (
+    Batch,
+    average,
+    compiled,
+    cosine,
+    descend,
+    polyak,
+    product_dtype,
+    sample,
+    standardise_reward,
+)
 from vlmrl.nn import Actor, Normaliser, StackedMLP, together
 from vlmrl.types import Transitions
 
@@ -44,6 +55,8 @@ class Config:
     """Not in the paper. Divide by the batch's own deviation."""
     order: Literal["joint", "paper"] = "joint"
     """paper: V steps first, actor and critics see the new V. joint: one backward pass for all, about twice as fast."""
+    average: float = 1e-3
+    """Not in the paper. Rate of the running average of the actor's weights that is the policy; 0: the last weights."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Of matrix products; auto takes bfloat16 where the processor multiplies it natively."""
     compile: Literal["auto", "always", "never"] = "auto"
@@ -58,6 +71,7 @@ class State:
     target: StackedMLP
     v: StackedMLP
     actor: Actor
+    averaged: Actor
     optimiser: torch.optim.Optimizer
     schedule: torch.optim.lr_scheduler.LRScheduler
     dtype: torch.dtype
@@ -87,13 +101,13 @@ def init(config: Config, transitions: Transitions, *, generator: torch.Generator
     optimiser = torch.optim.Adam(groups, lr=config.lr, fused=True)
     rates = [lambda _: 1.0, lambda step: cosine(step, config.updates) if config.actor_lr_decay else 1.0]
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, rates)
-    state = State(q, target, v, actor, optimiser, schedule, product_dtype(config.precision))
+    state = State(q, target, v, actor, copy.deepcopy(actor), optimiser, schedule, product_dtype(config.precision))
     state.loss = compiled(lambda batch: loss(config, state, batch), config.compile, updates=config.updates)
     return state
 
 
 def expectile_loss(difference: Float[Tensor, "..."], expectile: float) -> Float[Tensor, ""]:
-    """mean |tau - 1(u < 0)| u^2 of differences u = target - prediction."""
+    """Mean |tau - 1(u < 0)| u^2 of differences u = target - prediction."""
     weight = torch.where(difference > 0, expectile, 1 - expectile)
     return (weight * difference.square()).mean()
 
@@ -105,7 +119,9 @@ def advantage_weight(config: Config, advantage: Float[Tensor, " B"]) -> Float[Te
     return torch.exp(config.temperature * advantage).clamp(max=config.advantage_cap)
 
 
-def critic_loss(config: Config, batch: Batch, q: Float[Tensor, "2 B"], next_v: Float[Tensor, " B"]) -> Float[Tensor, ""]:
+def critic_loss(
+    config: Config, batch: Batch, q: Float[Tensor, "2 B"], next_v: Float[Tensor, " B"]
+) -> Float[Tensor, ""]:
     """(r + gamma * mask * V(s') - Q)^2, averaged over the batch and summed over both critics."""
     target = batch.reward + config.discount * batch.mask * next_v
     return (q - target).square().mean(1).sum()
@@ -141,6 +157,7 @@ def update(config: Config, state: State, batch: Batch) -> dict[str, Tensor]:
         losses = _update_in_order(config, state, batch)
     state.schedule.step()
     polyak(state.target, state.q, config.polyak)
+    average(state.averaged, state.actor, config.average or 1.0, step=state.schedule.last_epoch)
     return {name: value.detach() for name, value in losses.items()}
 
 
@@ -163,5 +180,5 @@ def _update_in_order(config: Config, state: State, batch: Batch) -> dict[str, Te
 
 
 def policy(state: State) -> Actor:
-    """The learned actor."""
-    return state.actor
+    """The learned actor: its weights averaged over training, since single weights come and go in success."""
+    return state.averaged

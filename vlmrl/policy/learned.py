@@ -36,7 +36,9 @@ class LearnedPolicy:
             raise DataError(f"policy {self.name!r} needs observations {missing}; have: {', '.join(observations)}")
         obs = np.concatenate([observations[key] for key in self.keys], -1, dtype=np.float32)
         if obs.shape[-1] != len(self.actor.observation.shift):
-            raise DataError(f"policy {self.name!r} takes {len(self.actor.observation.shift)} numbers, found {obs.shape[-1]}")
+            raise DataError(
+                f"policy {self.name!r} takes {len(self.actor.observation.shift)} numbers, found {obs.shape[-1]}"
+            )
         return self.actor.act(torch.from_numpy(obs)).numpy()[:, None]
 
     def save_pretrained(self, folder: str | Path) -> None:

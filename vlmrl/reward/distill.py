@@ -35,7 +35,7 @@ def distill(
     if np.all(pairs.p_a == 0.5):
         raise DataError(f"all {len(pairs)} labels are ties: there is nothing to learn")
     train, held = preference.split(pairs, config.holdout, generator=np.random.default_rng(seed))
-    pictures = store.frames(camera, rows, tuple(config.size))
+    pictures = store.frames(camera, rows, config.size)
     state = preference.init(config, pictures, seed=seed)
     batches = preference.batches(config, train, generator=torch.Generator().manual_seed(seed))
     loop.fit(
@@ -48,16 +48,17 @@ def distill(
         quiet=quiet,
     )
     state.network.eval()
+    found = _held_out(state, held)
     facts = {
         "labels": len(pairs),
         "annotator": preferences.annotator,
         "snapshot": preferences.snapshot,
         "store": store.hash,
         "seed": seed,
-        "held_out": _held_out(state, held),
+        "held_out": found,
     }
-    metrics.write(f"{name}/held_out", config.updates, facts["held_out"])
-    return PreferenceReward(state.network, config, camera=camera, facts=facts)
+    metrics.write(f"{name}/held_out", config.updates, found)
+    return preference.build(config, network=state.network, camera=camera, facts=facts)
 
 
 def _pairs(store: Store, preferences: Preferences, camera: str) -> tuple[np.ndarray, Pairs]:

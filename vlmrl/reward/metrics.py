@@ -28,9 +28,7 @@ def held_out(
     }
 
 
-def calibration_error(
-    confidence: Float[np.ndarray, " Q"], right: np.ndarray, *, bins: int = 10
-) -> float:
+def calibration_error(confidence: Float[np.ndarray, " Q"], right: np.ndarray, *, bins: int = 10) -> float:
     """Expected calibration error: |accuracy - confidence| over equal bins of [0.5, 1], weighted by their counts."""
     if not len(confidence):
         return float("nan")
@@ -49,4 +47,4 @@ def spearman(x: Float[np.ndarray, " N"], y: Float[np.ndarray, " N"]) -> float:
 
     if np.ptp(x) == 0 or np.ptp(y) == 0:
         return float("nan")
-    return float(spearmanr(x, y).statistic)
+    return float(np.asarray(spearmanr(x, y))[0])

@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float, Float32, Int64, UInt8
 from torch import Tensor, nn
 
+from vlmrl import config as configuration
 from vlmrl.artefact import load, save
 from vlmrl.errors import DataError
 from vlmrl.types import Episode, Frames
@@ -99,7 +100,9 @@ def split(pairs: Pairs, share: float, *, generator: np.random.Generator) -> tupl
     return pairs.take(order[held:]), pairs.take(order[:held])
 
 
-def batches(config: Config, pairs: Pairs, *, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
+def batches(
+    config: Config, pairs: Pairs, *, generator: torch.Generator
+) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
     """Endless batches (a, b, p_a, weight): `weight` (B, members) counts each pair in each member's own bootstrap."""
     a, b, p = (torch.from_numpy(column) for column in (pairs.a, pairs.b, pairs.p_a))
     bootstrap = torch.poisson(torch.ones(len(pairs), config.members), generator=generator)
@@ -114,7 +117,7 @@ def init(config: Config, pictures: UInt8[np.ndarray, "M H W 3"], *, seed: int) -
         raise DataError(f"pictures of {config.size} wanted, found {pictures.shape[1:3]}")
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        network = Network(config).to(memory_format=torch.channels_last)
+        network = Network(config).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     optimiser = torch.optim.AdamW(network.parameters(), lr=config.lr, weight_decay=config.weight_decay, fused=True)
     return State(network, optimiser, torch.from_numpy(pictures), torch.Generator().manual_seed(seed))
 
@@ -161,10 +164,17 @@ def _shifted(pictures: UInt8[Tensor, "B H W 3"], most: int, *, generator: torch.
 
 
 @torch.inference_mode()
-def score(network: Network, pictures: UInt8[np.ndarray, "M H W 3"], *, batch: int = 512) -> Float32[np.ndarray, "M members"]:
+def score(
+    network: Network, pictures: UInt8[np.ndarray, "M H W 3"], *, batch: int = 512
+) -> Float32[np.ndarray, "M members"]:
     """Reward of each picture by each member."""
     parts = [network(prepare(torch.from_numpy(pictures[k : k + batch]))) for k in range(0, len(pictures), batch)]
     return torch.cat(parts).numpy() if parts else np.zeros((0, network.members), np.float32)
+
+
+def build(config: Config, *, network: Network, camera: str, facts: Mapping[str, Any]) -> "PreferenceReward":
+    """The rewarder of a trained ensemble; `facts` is what is known of it: labels, snapshot, held-out accuracy."""
+    return PreferenceReward(network, config, camera=camera, facts=facts)
 
 
 class PreferenceReward:
@@ -175,7 +185,7 @@ class PreferenceReward:
     def __init__(self, network: Network, config: Config, *, camera: str, facts: Mapping[str, Any]) -> None:
         """`facts` is what is known of it: labels, snapshot, held-out accuracy."""
         self.network, self.config, self.camera, self.facts = network.eval(), config, camera, dict(facts)
-        self.sees = (camera, tuple(config.size))
+        self.sees = (camera, config.size)
 
     def reward(self, episode: Episode) -> tuple[Float32[np.ndarray, " T"], Float32[np.ndarray, " T"]]:
         """Mean and deviation over members of what the next row shows.
@@ -184,7 +194,9 @@ class PreferenceReward:
         """
         frames = episode.images.get(self.camera)
         if not isinstance(frames, Frames):
-            raise DataError(f"episode {episode.id!r} has no pictures of camera {self.camera!r}; have: {list(episode.images)}")
+            raise DataError(
+                f"episode {episode.id!r} has no pictures of camera {self.camera!r}; have: {list(episode.images)}"
+            )
         rows = np.flatnonzero(frames.index >= 0)
         rewards = score(self.network, frames.pixels[frames.index[rows]])
         at = np.arange(len(episode)) + 1
@@ -206,8 +218,7 @@ class PreferenceReward:
     def from_pretrained(cls, folder: str | Path) -> "PreferenceReward":
         """Read a folder or hub repository written by `save_pretrained`."""
         content, tensors = load(folder, kind="preference reward")
-        settings = {k: tuple(v) if isinstance(v, list) else v for k, v in content["settings"].items()}
-        config = Config(**settings)
+        config = configuration.build(Config, content["settings"], where="reward")
         network = Network(config)
         network.load_state_dict(tensors)
         return cls(network, config, camera=content["camera"], facts=content["facts"])

@@ -1,0 +1,155 @@
+"""The command line: help that teaches, errors that name the choices, and the main job from nothing to a report."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from vlmrl import config as configuration
+from vlmrl.cli import help, jobs, run
+from vlmrl.errors import ConfigError
+from vlmrl.learn import iql
+
+
+def vlmrl(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", "from vlmrl.cli import main; main()", *arguments]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _registered() -> None:
+    jobs.register()
+
+
+@pytest.mark.parametrize("name", jobs.JOBS)
+def test_every_job_composes_and_fills_its_dataclass(name: str) -> None:
+    content = configuration.compose(name, [])
+    configuration.build(jobs.JOBS[name].config, content, where=name)
+
+
+@pytest.mark.parametrize("name", jobs.JOBS)
+def test_help_names_every_setting_of_the_composed_configuration(name: str) -> None:
+    text = help.text(name, jobs.JOBS[name].config, jobs.JOBS[name].groups)
+    content = configuration.compose(name, [])
+    for key, value in content.items():
+        if key not in jobs.JOBS[name].groups:
+            nested = [f"{key}.{k}" for k in value] if isinstance(value, dict) else [key]
+            assert all(f"  {n}" in text for n in nested), key
+
+
+def test_settings_that_a_file_repeats_differ_from_the_default(root: Path) -> None:
+    """conf/ holds only what differs from the dataclass."""
+    for path in (root / "conf" / "learner").glob("*.yaml"):
+        default = configuration.compose("train", [])["learner"]
+        variant = configuration.compose("train", [f"learner={path.stem}"])["learner"]
+        changed = {k for k in variant if variant[k] != default[k]}
+        written = {line.split(":")[0] for line in path.read_text().splitlines() if ": " in line and line[0].isalpha()}
+        assert changed == written, path
+
+
+def test_the_paper_variant_is_the_reference_implementation_s_setting() -> None:
+    node = configuration.compose("train", ["learner=iql_paper"])["learner"]
+    config = configuration.build(iql.Config, node, where="learner")
+    assert (config.expectile, config.temperature, config.discount, config.polyak, config.lr) == (
+        0.7,
+        3.0,
+        0.99,
+        0.005,
+        3e-4,
+    )
+    assert (config.layer_norm, config.normalise_reward, config.normalise_advantage) == (False, False, False)
+    assert (config.order, config.precision, config.advantage_cap) == ("paper", "float32", 100.0)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["learner.expectil=0.9"], r"unknown key 'expectil' in learner; did you mean 'expectile'\? have: .*expectile"),
+        (["pears=10"], r"unknown key 'pears' in the settings; did you mean 'pairs'\?"),
+        (["learner=iqll"], r"iqll.*"),
+        (["pairs=many"], r"many.*"),
+        (["pairs"], r"'pairs' is not of the form key=value"),
+    ],
+)
+def test_mistyped_settings_are_named_with_what_exists(overrides: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        configuration.compose("run", overrides)
+
+
+def test_a_choice_that_does_not_exist_is_named_with_the_choices() -> None:
+    node = configuration.compose("train", ["learner.order=random"])["learner"]
+    with pytest.raises(ConfigError, match=r"unknown learner.order 'random'; have: joint, paper"):
+        configuration.build(iql.Config, node, where="learner")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("run", "task=drawr_open"), "unknown task 'drawr_open'; have: cartpole, drawer_open, drawer_open_paper"),
+        (("run", "learner=iqll"), "iqll"),
+        (("train", "store=nowhere"), "nowhere"),
+        (("label",), "label needs a store"),
+        (("evaluate", "policy=nowhere"), "nowhere"),
+        (("data", "import", "format=lerobt", "source=x", "out=y"), "unknown format 'lerobt'; have: lerobot"),
+        (("data", "show", "nowhere"), "nowhere"),
+    ],
+)
+def test_user_mistakes_are_one_line_without_a_traceback(
+    arguments: tuple[str, ...], message: str, tmp_path: Path
+) -> None:
+    done = vlmrl(*arguments, folder=tmp_path)
+    assert done.returncode not in (0, None)
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr.strip().splitlines()) <= 3
+
+
+def test_example_of_the_readme_runs_as_printed(root: Path, tmp_path: Path) -> None:
+    """Only its two counts and the updates are lowered."""
+    code = (root / "README.md").read_text().split("```python\n")[1].split("```")[0]
+    small = code.replace("episodes=200", "episodes=8").replace("count=5000", "count=60")
+    small = small.replace("preference.Config()", "preference.Config(updates=20)")
+    small = small.replace("iql.Config()", "iql.Config(updates=30, batch=32)").replace(
+        "evaluation_seeds(50)", "evaluation_seeds(2)"
+    )
+    assert len(code.splitlines()) <= 32
+    done = subprocess.run([sys.executable, "-c", small], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "iql on the learned reward" in done.stdout
+    assert (tmp_path / "runs/example/policy/model.safetensors").is_file()
+
+
+SMALL = [
+    "preset=fast",
+    "out=run",
+    "pairs=80",
+    "collect.episodes=8",
+    "reward.updates=20",
+    "bc.updates=30",
+    "learner.updates=30",
+    "evaluate.episodes=2",
+    "evaluate.curve_every=15",
+    "evaluate.curve_episodes=1",
+]
+
+
+def test_main_job_runs_to_its_report_and_does_nothing_twice(tmp_path: Path) -> None:
+    done = vlmrl("run", *SMALL, folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    for arm in run.ARMS:
+        assert arm in done.stdout
+    assert "scripted teacher" in done.stdout
+    assert "one training seed: a smoke test" in done.stdout
+    folder = tmp_path / "run"
+    rows = json.loads((folder / "results.json").read_text())
+    assert [row["arm"] for row in rows] == list(run.ARMS)
+    assert "<html" in (folder / "report.html").read_text()
+    assert {p.stem for p in (folder / "videos").glob("*.mp4")} == set(run.ARMS)
+    weights = {p: p.stat().st_mtime_ns for p in folder.rglob("*.safetensors")}
+    again = vlmrl("run", *SMALL, folder=tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert weights == {p: p.stat().st_mtime_ns for p in folder.rglob("*.safetensors")}
+    assert "80 known before, 0 asked now" in again.stdout
+    assert json.loads((folder / "results.json").read_text()) == rows
