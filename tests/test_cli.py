@@ -11,6 +11,7 @@ from vlmrl import config as configuration
 from vlmrl.cli import help, jobs, run
 from vlmrl.errors import ConfigError
 from vlmrl.learn import iql
+from vlmrl.runfolder import write_json
 
 
 def vlmrl(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
@@ -153,3 +154,11 @@ def test_main_job_runs_to_its_report_and_does_nothing_twice(tmp_path: Path) -> N
     assert weights == {p: p.stat().st_mtime_ns for p in folder.rglob("*.safetensors")}
     assert "80 known before, 0 asked now" in again.stdout
     assert json.loads((folder / "results.json").read_text()) == rows
+
+
+def test_a_run_folder_is_not_gone_on_with_under_other_settings(tmp_path: Path) -> None:
+    content = configuration.compose("run", [])
+    write_json(tmp_path / "config.json", content)
+    run.continues(content | {"seeds": [0, 1], "workers": 1}, tmp_path)
+    with pytest.raises(ConfigError, match=r"pairs was 5000, is 10.*choose another out"):
+        run.continues(content | {"pairs": 10}, tmp_path)

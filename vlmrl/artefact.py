@@ -1,5 +1,6 @@
 """Saved models: `config.json`, `model.safetensors` and a card `README.md` in a folder. Never pickle."""
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -42,6 +43,11 @@ def load(folder: str | Path, *, kind: str) -> tuple[dict[str, Any], dict[str, Te
     if config.get("kind") != kind:
         raise DataError(f"{place} holds a {config.get('kind')!r}, a {kind!r} is wanted")
     return config, tensors
+
+
+def fingerprint(folder: str | Path) -> str:
+    """Hash of a saved model's weights."""
+    return hashlib.sha256((Path(folder) / "model.safetensors").read_bytes()).hexdigest()[:16]
 
 
 def _download(repository: str) -> Path:

@@ -120,6 +120,9 @@ def run_hydra(name: str, job: Callable[[dict[str, Any], Path], None], arguments:
             # Hydra would print a traceback; the message alone tells the user what to do.
             print(f"vlmrl: {error}", file=sys.stderr)
             sys.exit(1)
+        except KeyboardInterrupt:
+            print("\nvlmrl: interrupted; the same command with the same `out` goes on from here", file=sys.stderr)
+            sys.exit(130)
 
     before, sys.argv = sys.argv, [f"vlmrl {name}", *arguments]
     try:

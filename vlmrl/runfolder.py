@@ -42,6 +42,19 @@ def write_json(path: Path, content: Any) -> None:
     temporary.replace(path)
 
 
+def read_json(path: Path) -> Any:
+    """Read a JSON file."""
+    return json.loads(path.read_text())
+
+
+def flatten(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings by dotted name."""
+    flat: dict[str, Any] = {}
+    for key, value in content.items():
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return flat
+
+
 def provenance() -> dict[str, Any]:
     """Commit, versions and command line of this process."""
     versions = {}

@@ -216,7 +216,7 @@ class _Job:
         self._counts["total"], self._counts["cached"] = len(unique), len(answered)
         given_up = {k for k, n in unreadable.items() if n >= self._limits.attempts and k not in answered}
         self._counts["given_up"] = len(given_up)
-        return {k: unique[k] for k in dict.fromkeys(keys) if k not in answered and k not in given_up}
+        return {k: unique[k] for k in dict.fromkeys(keys) if k not in answered}
 
     async def _ask_all(self, pending: Mapping[str, Query]) -> None:
         self._progress(self._tally())
@@ -281,7 +281,7 @@ class _Job:
         entry = (key, reply)
         self._outbox.append(entry)
         async with self._commit:
-            if False:
+            if any(waiting is entry for waiting in self._outbox):
                 replies, self._outbox = self._outbox, []
                 await self._in(self._database, self._ledger.record, replies, owner=self._owner)
         self._counts["asked"] += 1

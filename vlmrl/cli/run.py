@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from vlmrl import config as configuration
 from vlmrl.annotate import Limits
+from vlmrl.artefact import fingerprint
 from vlmrl.cli import label as labeling
 from vlmrl.cli.train import Training, train_all
 from vlmrl.errors import ConfigError
@@ -27,9 +28,13 @@ from vlmrl.reward.distill import distill
 from vlmrl.reward.preference import Config as RewardConfig
 from vlmrl.reward.preference import PreferenceReward
 from vlmrl.reward.relabel import relabel
-from vlmrl.runfolder import Metrics, provenance, write_json
+from vlmrl.runfolder import Metrics, flatten, provenance, read_json, write_json
 from vlmrl.sim import Task, load_task
 from vlmrl.store import Store
+from vlmrl.types import Policy
+
+FREE = ("arms", "seeds", "evaluate", "limits", "ledger", "workers", "out")
+"""Settings that may change when a run is gone on with: results are keyed by what they decide, or do not depend on them."""
 
 ARMS = ("behaviour", "bc", "constant", "learned", "ground_truth")
 """What is compared: the data's own policy, cloning, and the learner on three rewards."""
@@ -91,6 +96,7 @@ def main(content: Mapping[str, Any], folder: Path) -> None:
     if config.task is None and config.store is None:
         raise ConfigError("nothing to work on: give task=NAME (vlmrl task list), store=FOLDER, or both")
     task = load_task(config.task) if config.task else None
+    continues(content, folder)
     write_json(folder / "config.json", dict(content))
     store = prepare_store(config, task, folder)
     write_json(folder / "meta.json", provenance() | {"store": store.hash, "seeds": list(config.seeds)})
@@ -106,6 +112,23 @@ def main(content: Mapping[str, Any], folder: Path) -> None:
         write_json(folder / "results.json", [results.as_json(row) for row in rows])
     path = report.write(folder, store)
     print(f"report: {path}")
+
+
+def continues(content: Mapping[str, Any], folder: Path) -> None:
+    """Check that a run folder that is gone on with was made with the same settings.
+
+    Raises:
+        ConfigError: if a setting differs that results in the folder depend on.
+    """
+    path = folder / "config.json"
+    if not path.is_file():
+        return
+    before, now = (flatten({k: v for k, v in c.items() if k not in FREE}) for c in (read_json(path), content))
+    changed = [
+        f"{k} was {before.get(k)!r}, is {now.get(k)!r}" for k in {**before, **now} if before.get(k) != now.get(k)
+    ]
+    if changed:
+        raise ConfigError(f"{folder} holds a run with other settings ({'; '.join(changed)}); choose another out=FOLDER")
 
 
 def prepare_store(config: RunConfig, task: Task | None, folder: Path) -> Store:
@@ -174,7 +197,8 @@ def reward_columns(
 def learned_column(config: RunConfig, store: Store, labels: labeling.Labels, seed: int, folder: Path) -> str:
     """Distill the answers with this seed and write the reward, unless both are there."""
     place, name = folder / "rewards" / f"seed{seed}", labeling.column(labels.preferences, seed)
-    if not (place / "config.json").is_file():
+    known = PreferenceReward.from_pretrained(place) if (place / "config.json").is_file() else None
+    if known is None or known.facts["snapshot"] != labels.preferences.snapshot:
         camera = labeling.pick_camera(store, config.camera)
         metrics = Metrics(folder / "metrics.jsonl")
         trained = distill(
@@ -223,25 +247,30 @@ def evaluate(config: RunConfig, task: Task, trainings: Sequence[Training], folde
     done: dict[str, list[Rollouts]] = {}
     if "behaviour" in config.arms and config.store is None:
         policy = collect.GradedPolicy(task, config.collect.noise)
-        done["behaviour"] = [roll(config, task, policy, "behaviour", folder / "results" / "behaviour.json")]
+        video = folder / "videos" / "behaviour.mp4"
+        done["behaviour"] = [roll(config, task, policy, folder / "results" / "behaviour.json", video=video)]
     for training in tqdm(trainings, desc="evaluate", unit="policy", dynamic_ncols=True):
         policy = LearnedPolicy.from_pretrained(training.folder)
         path = folder / "results" / training.name / f"seed{training.seed}.json"
-        done.setdefault(training.name, []).append(roll(config, task, policy, training.name, path))
+        first = training.seed == config.seeds[0]
+        video = folder / "videos" / f"{training.name}.mp4" if first else None
+        weights = fingerprint(training.folder)
+        done.setdefault(training.name, []).append(roll(config, task, policy, path, video=video, weights=weights))
     return done
 
 
-def roll(config: RunConfig, task: Task, policy: Any, arm: str, path: Path) -> Rollouts:
-    """Evaluate one policy, or read what it did."""
+def roll(
+    config: RunConfig, task: Task, policy: Policy, path: Path, *, video: Path | None, weights: str = ""
+) -> Rollouts:
+    """Evaluate one policy, or read what it did with these weights from these initial states."""
     seeds = evaluation_seeds(config.evaluate.episodes)
-    if path.is_file() and (known := results.load(path)).seeds.tolist() == seeds:
+    known = results.load(path, fingerprint=weights)
+    if known is not None and known.seeds.tolist() == seeds:
         return known
-    video = path.parents[1 if arm != "behaviour" else 0].parent / "videos" / f"{arm}.mp4"
-    film_every = 0 if video.exists() else config.evaluate.film_every
-    found = rollout(task, policy, seeds, film_every=film_every)
-    if found.video:
-        write_video(found.video, video, fps=task.control_hz / film_every)
-    results.save(found, path)
+    found = rollout(task, policy, seeds, film_every=config.evaluate.film_every if video else 0)
+    if found.video and video is not None:
+        write_video(found.video, video, fps=task.control_hz / config.evaluate.film_every)
+    results.save(found, path, fingerprint=weights)
     return found
 
 

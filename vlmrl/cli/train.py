@@ -1,5 +1,6 @@
 """`vlmrl train`: train one learner on one reward column of a store, for one or several seeds."""
 
+import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -64,8 +65,12 @@ class Training:
 
     @property
     def done(self) -> bool:
-        """Whether the policy is there already."""
-        return (Path(self.folder) / "config.json").is_file()
+        """Whether this very policy is there already."""
+        path = Path(self.folder) / "config.json"
+        if not path.is_file():
+            return False
+        facts = json.loads(path.read_text())["facts"]
+        return facts["reward"] == (self.reward or "none") and facts["learner"] == dict(self.learner)
 
 
 def main(content: Mapping[str, Any], folder: Path) -> None:

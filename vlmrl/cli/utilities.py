@@ -14,21 +14,38 @@ from vlmrl.errors import ConfigError, unknown
 
 HELP = """Teach robots from vision-language-model feedback.
 
-Jobs take settings as key=value (Hydra): [bold]vlmrl JOB --help[/bold] lists them with their defaults.
-
-  [bold]vlmrl run[/bold]        logs and a sentence in; labels, reward, policies, evaluation and one report out
-  [bold]vlmrl label[/bold]      ask a labeler about pairs of frames of a store, distill the answers, write the reward
-  [bold]vlmrl train[/bold]      train one learner on one reward column
-  [bold]vlmrl evaluate[/bold]   run a saved policy in simulation, with intervals and a video
+Jobs take settings as key=value: [bold]vlmrl JOB --help[/bold] lists them with their defaults and meanings.
 
 Try: [bold]vlmrl run preset=fast[/bold]
 """
+
+JOBS = {
+    "run": "Logs and a sentence in; labels, reward, policies, evaluation and one report out.",
+    "label": "Ask a labeler about pairs of frames of a store, distill the answers, write the reward.",
+    "train": "Train one learner on one reward column, for one or several seeds.",
+    "evaluate": "Run a saved policy in simulation, with intervals and a video.",
+}
 
 app = typer.Typer(help=HELP, no_args_is_help=True, rich_markup_mode="rich", add_completion=False)
 data = typer.Typer(help="Stores of episodes: import logs, look inside, check.", no_args_is_help=True)
 task = typer.Typer(help="Simulated tasks.", no_args_is_help=True)
 app.add_typer(data, name="data")
 app.add_typer(task, name="task")
+
+
+def _add_job(name: str, text: str) -> None:
+    """A Hydra job takes everything behind its name, `--help` too."""
+    everything = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+
+    @app.command(name, help=text, context_settings=everything, rich_help_panel="Jobs", add_help_option=False)
+    def job(context: typer.Context) -> None:
+        from vlmrl.cli.jobs import run_job
+
+        run_job(name, context.args)
+
+
+for _name, _text in JOBS.items():
+    _add_job(_name, _text)
 
 
 @app.command()
