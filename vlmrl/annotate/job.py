@@ -216,7 +216,7 @@ class _Job:
         self._counts["total"], self._counts["cached"] = len(unique), len(answered)
         given_up = {k for k, n in unreadable.items() if n >= self._limits.attempts and k not in answered}
         self._counts["given_up"] = len(given_up)
-        return {k: unique[k] for k in dict.fromkeys(keys) if k not in answered}
+        return {k: unique[k] for k in dict.fromkeys(keys) if k not in answered and k not in given_up}
 
     async def _ask_all(self, pending: Mapping[str, Query]) -> None:
         self._progress(self._tally())
