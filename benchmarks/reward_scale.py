@@ -64,9 +64,7 @@ def main() -> None:
                 done[key] = {"success": found.success.tolist(), "critic_loss": last["critic_loss"]}
                 write_json(given.out, done)
                 print(f"{key}: {found.success.mean():.2f}", flush=True)
-    print(
-        f"\n{given.reward}, {given.updates} updates, {given.seeds} seeds x {given.episodes} initial states, 95 % intervals"
-    )
+    print(f"\n{given.reward}, {given.updates} updates, {given.seeds} seeds x {given.episodes} starts, 95 % intervals")
     print(f"{'normalisation':14} " + " ".join(f"{'x' + str(s):>18}" for s in SCALES))
     for on in ("off", "on"):
         cells = []

@@ -4,6 +4,7 @@ Every stage leaves its result in the run folder and is skipped when it is there,
 `out` goes on where it was cut.
 """
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,7 +35,7 @@ from vlmrl.store import Store
 from vlmrl.types import Policy
 
 FREE = ("arms", "seeds", "evaluate", "limits", "ledger", "workers", "out")
-"""Settings that may change when a run is gone on with: results are keyed by what they decide, or do not depend on them."""
+"""Settings that may change when a run is gone on with: results are keyed by them, or do not depend on them."""
 
 ARMS = ("behaviour", "bc", "constant", "learned", "ground_truth")
 """What is compared: the data's own policy, cloning, and the learner on three rewards."""
@@ -124,11 +125,10 @@ def continues(content: Mapping[str, Any], folder: Path) -> None:
     if not path.is_file():
         return
     before, now = (flatten({k: v for k, v in c.items() if k not in FREE}) for c in (read_json(path), content))
-    changed = [
-        f"{k} was {before.get(k)!r}, is {now.get(k)!r}" for k in {**before, **now} if before.get(k) != now.get(k)
-    ]
+    changed = [k for k in {**before, **now} if before.get(k) != now.get(k)]
     if changed:
-        raise ConfigError(f"{folder} holds a run with other settings ({'; '.join(changed)}); choose another out=FOLDER")
+        differences = "; ".join(f"{k} was {before.get(k)!r}, is {now.get(k)!r}" for k in changed)
+        raise ConfigError(f"{folder} holds a run with other settings ({differences}); choose another out=FOLDER")
 
 
 def prepare_store(config: RunConfig, task: Task | None, folder: Path) -> Store:
@@ -264,13 +264,13 @@ def roll(
 ) -> Rollouts:
     """Evaluate one policy, or read what it did with these weights from these initial states."""
     seeds = evaluation_seeds(config.evaluate.episodes)
-    known = results.load(path, fingerprint=weights)
-    if known is not None and known.seeds.tolist() == seeds:
+    known = results.load(path) if path.is_file() else None
+    if known is not None and known.seeds.tolist() == seeds and known.weights == weights:
         return known
     found = rollout(task, policy, seeds, film_every=config.evaluate.film_every if video else 0)
     if found.video and video is not None:
         write_video(found.video, video, fps=task.control_hz / config.evaluate.film_every)
-    results.save(found, path, fingerprint=weights)
+    results.save(dataclasses.replace(found, weights=weights), path)
     return found
 
 

@@ -29,10 +29,10 @@ class Row:
     """Success minus that of each baseline, paired by training seed and initial state."""
 
 
-def save(rollouts: Rollouts, path: Path, *, fingerprint: str = "") -> None:
-    """Write what a policy did, episode by episode; `fingerprint` tells which weights it had."""
+def save(rollouts: Rollouts, path: Path) -> None:
+    """Write what a policy did, episode by episode."""
     content = {
-        "fingerprint": fingerprint,
+        "weights": rollouts.weights,
         "policy": rollouts.policy,
         "seeds": rollouts.seeds.tolist(),
         "success": rollouts.success.tolist(),
@@ -42,17 +42,16 @@ def save(rollouts: Rollouts, path: Path, *, fingerprint: str = "") -> None:
     write_json(path, content)
 
 
-def load(path: Path, *, fingerprint: str = "") -> Rollouts | None:
-    """Read what `save` wrote; None if there is nothing, or it was another policy."""
-    content = json.loads(path.read_text()) if path.is_file() else {}
-    if content.get("fingerprint") != fingerprint:
-        return None
+def load(path: Path) -> Rollouts:
+    """Read what `save` wrote."""
+    content = json.loads(path.read_text())
     return Rollouts(
         content["policy"],
         np.array(content["seeds"]),
         np.array(content["success"], np.bool_),
         np.array(content["returns"], np.float32),
         np.array(content["first_success"]),
+        weights=content.get("weights", ""),
     )
 
 

@@ -30,6 +30,8 @@ class Rollouts:
     """Undiscounted sum of the simulator's own reward over the horizon."""
     first_success: Int64[np.ndarray, " N"]
     """Step of the first success, -1 where there was none."""
+    weights: str = ""
+    """Fingerprint of the policy's saved weights."""
     video: list[UInt8[np.ndarray, "H W 3"]] = field(default_factory=list, repr=False)
     """Pictures of the first initial state."""
 
@@ -59,6 +61,8 @@ def rollout(
     if len(set(seeds)) != len(seeds):
         raise ConfigError("evaluation seeds repeat: every episode needs its own initial state")
     success, returns, first = [], [], []
+    weights: str = ""
+    """Fingerprint of the policy's saved weights."""
     video: list[UInt8[np.ndarray, "H W 3"]] = []
     envs = [make(task) for _ in range(min(batch, len(seeds)))]
     try:
@@ -75,7 +79,12 @@ def rollout(
         for env in envs:
             env.close()
     return Rollouts(
-        policy.name, np.array(seeds), np.array(success), np.array(returns, np.float32), np.array(first), video
+        policy.name,
+        np.array(seeds),
+        np.array(success),
+        np.array(returns, np.float32),
+        np.array(first),
+        video=video,
     )
 
 
