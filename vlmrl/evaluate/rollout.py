@@ -61,8 +61,6 @@ def rollout(
     if len(set(seeds)) != len(seeds):
         raise ConfigError("evaluation seeds repeat: every episode needs its own initial state")
     success, returns, first = [], [], []
-    weights: str = ""
-    """Fingerprint of the policy's saved weights."""
     video: list[UInt8[np.ndarray, "H W 3"]] = []
     envs = [make(task) for _ in range(min(batch, len(seeds)))]
     try:
