@@ -1,9 +1,10 @@
 """Reward learned from preferences between pictures: a Bradley-Terry ensemble of small CNNs.
 
 P(a better than b) = sigmoid(r(a) - r(b)) (Bradley and Terry 1952; Christiano et al. 2017). The network is RL-VLM-F's
-(four convolutions, tanh output, which caps confidence at sigmoid(2) and so tolerates wrong labels), with two changes:
-pictures are first brought to 64x64, and the members are one grouped convolution, each with its own initial weights
-and its own bootstrap of the labels, so that their disagreement says something.
+(four convolutions and a linear layer), with three changes. The output is linear: most pairs compare something with
+nothing, and a tanh then saturates at the first sign of progress (on drawer_open at 30 % of the way), which leaves no
+reward for going on; `tanh` brings it back. Pictures are brought to 64x64. The members are one grouped convolution, each
+with its own initial weights and its own bootstrap of the labels, so that their disagreement says something.
 """
 
 from collections.abc import Iterator, Mapping
@@ -37,6 +38,8 @@ class Config:
     weight_decay: float = 1e-4
     shift: int = 2
     """Random shifts of the picture in training, pixels each way."""
+    tanh: bool = False
+    """Bound the reward to (-1, 1) as RL-VLM-F does: caps the confidence of a pair at sigmoid(2)."""
     holdout: float = 0.1
     """Share of the pairs kept aside to measure accuracy and calibration."""
 
@@ -46,7 +49,7 @@ class Network(nn.Module):
 
     def __init__(self, config: Config) -> None:
         super().__init__()
-        self.members = config.members
+        self.members, self.tanh = config.members, config.tanh
         widths = [3, *config.channels]
         kernels = [5] + [3] * (len(config.channels) - 1)
         strides = [3] + [2] * (len(config.channels) - 1)
@@ -62,9 +65,10 @@ class Network(nn.Module):
         self.bias = nn.Parameter(torch.zeros(config.members))
 
     def forward(self, pictures: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B members"]:
-        """Reward of each picture by each member, in (-1, 1); pictures are scaled to (-0.5, 0.5)."""
+        """Reward of each picture by each member; pictures are scaled to (-0.5, 0.5)."""
         features = self.trunk(pictures).reshape(len(pictures), self.members, -1)
-        return torch.tanh((features * self.weight).sum(-1) + self.bias)
+        reward = (features * self.weight).sum(-1) + self.bias
+        return torch.tanh(reward) if self.tanh else reward
 
 
 @dataclass(frozen=True)
