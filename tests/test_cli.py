@@ -69,7 +69,7 @@ def test_the_paper_variant_is_the_reference_implementation_s_setting() -> None:
     [
         (["learner.expectil=0.9"], r"unknown key 'expectil' in learner; did you mean 'expectile'\? have: .*expectile"),
         (["pears=10"], r"unknown key 'pears' in the settings; did you mean 'pairs'\?"),
-        (["learner=iqll"], r"iqll.*"),
+        (["learner=iqll"], r"unknown learner 'iqll'; have: bc, iql, iql_paper$"),
         (["pairs=many"], r"many.*"),
         (["pairs"], r"'pairs' is not of the form key=value"),
     ],
@@ -162,3 +162,11 @@ def test_a_run_folder_is_not_gone_on_with_under_other_settings(tmp_path: Path) -
     run.continues(content | {"seeds": [0, 1], "workers": 1}, tmp_path)
     with pytest.raises(ConfigError, match=r"pairs was 5000, is 10.*choose another out"):
         run.continues(content | {"pairs": 10}, tmp_path)
+
+
+def test_every_job_takes_its_settings_from_the_real_command_line(tmp_path: Path) -> None:
+    """Hydra once took the room `vlmrl/store` for a configuration group called `store`."""
+    for arguments in (("label", "store=nowhere"), ("train", "store=nowhere"), ("run", "store=nowhere")):
+        done = vlmrl(*arguments, folder=tmp_path)
+        assert done.returncode == 1
+        assert "no store at nowhere" in done.stderr

@@ -5,6 +5,7 @@ Content YAML (`conf/`) holds only what differs. The working folder's `./conf` hi
 
 import dataclasses
 import difflib
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
@@ -30,7 +31,7 @@ T = TypeVar("T")
 
 class _Content(SearchPathPlugin):
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
-        for place in places("conf"):
+        for place in places("conf")[1:]:
             search_path.append(provider="vlmrl", path=f"file://{place}")
 
 
@@ -110,7 +111,7 @@ def run_hydra(name: str, job: Callable[[dict[str, Any], Path], None], arguments:
     if not any(a.startswith("-") for a in arguments):
         compose(name, arguments)
 
-    @hydra.main(version_base="1.3", config_path=None, config_name=name)
+    @hydra.main(version_base="1.3", config_path=str(places("conf")[0]), config_name=name)
     def application(config: Any) -> None:
         folder = Path(HydraConfig.get().runtime.output_dir)
         content = cast("dict[str, Any]", OmegaConf.to_container(config, resolve=True))
@@ -140,7 +141,7 @@ def compose(name: str, overrides: Sequence[str]) -> dict[str, Any]:
     if _Content not in Plugins.instance().discover(SearchPathPlugin):
         Plugins.instance().register(_Content)
     GlobalHydra.instance().clear()
-    with hydra.initialize(version_base="1.3", config_path=None):
+    with hydra.initialize_config_dir(version_base="1.3", config_dir=str(places("conf")[0])):
         try:
             config = hydra.compose(name, overrides=list(overrides))
         except (HydraException, OmegaConfBaseException) as error:
@@ -167,5 +168,8 @@ def _explain(error: Exception, plain: Any, overrides: Sequence[str]) -> str:
             if part == "hydra":
                 break
             node = node[part]
-    cause = error.__cause__ or error
-    return " ".join(str(cause).split("\n")[0:2]).strip()
+    text = str(error.__cause__ or error)
+    if found := re.search(r"Could not find '(\w+)/([^']+)'", text):
+        block = text.partition("Available options")[2].partition("\n")[2].partition("Config search")[0]
+        return str(unknown(found[1], found[2], (o for o in block.split() if not o.startswith("base_"))))
+    return " ".join(line.strip() for line in text.split("\n")[:2])

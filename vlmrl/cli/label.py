@@ -1,5 +1,6 @@
 """`vlmrl label`: ask a labeler about pairs of frames of a store, distill the answers, write the reward back."""
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -83,11 +84,13 @@ def main(content: Mapping[str, Any], folder: Path) -> None:
     print(describe(labels.report))
     if labels.report.stopped_by:
         print(f"stopped by {labels.report.stopped_by}: run the same command again to go on where it stopped")
+    if labels.report.stopped_by == "interrupt":
+        raise KeyboardInterrupt
     if config.distill:
         metrics = Metrics(folder / "metrics.jsonl")
         rewarder = distill(store, labels.preferences, config.reward, camera=camera, seed=config.seed, metrics=metrics)
         rewarder.save_pretrained(folder / "reward")
-        name = column(labels.preferences, config.seed)
+        name = column(labels.preferences, rewarder)
         relabel(store, rewarder, name)
         print(f"reward column {name!r}: held out {quality(rewarder.facts['held_out'])}; model in {folder / 'reward'}")
 
@@ -167,6 +170,8 @@ def quality(held_out: Mapping[str, float]) -> str:
     """The held-out figures of a reward in words."""
     if not held_out.get("pairs"):
         return "nothing (reward.holdout=0)"
+    if "accuracy" not in held_out:
+        return f"{held_out['pairs']:.0f} ties only: nothing to be right about"
     return (
         f"accuracy {held_out['accuracy']:.3f} of {held_out['pairs'] - held_out['ties']:.0f} pairs without ties, "
         f"log-loss {held_out['log_loss']:.3f}, calibration error {held_out['calibration_error']:.3f}, "
@@ -174,9 +179,10 @@ def quality(held_out: Mapping[str, float]) -> str:
     )
 
 
-def column(preferences: Preferences, seed: int) -> str:
-    """Name of the reward column that these labels and this seed make."""
-    return f"preference-{preferences.snapshot[:8]}-seed{seed}"
+def column(preferences: Preferences, rewarder: preference.PreferenceReward) -> str:
+    """Name of the reward column: it tells labels, seed and settings apart."""
+    settings = hashlib.sha256(repr(rewarder.config).encode()).hexdigest()
+    return f"preference-{preferences.snapshot[:8]}-{settings[:4]}-seed{rewarder.facts['seed']}"
 
 
 def pick_camera(store: Store, wanted: str | None) -> str:

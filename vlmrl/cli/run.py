@@ -16,6 +16,7 @@ from vlmrl import config as configuration
 from vlmrl.annotate import Limits
 from vlmrl.artefact import fingerprint
 from vlmrl.cli import label as labeling
+from vlmrl.cli.pool import side_by_side
 from vlmrl.cli.train import Training, train_all
 from vlmrl.errors import ConfigError
 from vlmrl.evaluate import collect, report, results
@@ -32,7 +33,7 @@ from vlmrl.reward.relabel import relabel
 from vlmrl.runfolder import Metrics, flatten, provenance, read_json, write_json
 from vlmrl.sim import Task, load_task
 from vlmrl.store import Store
-from vlmrl.types import Policy
+from vlmrl.types import Policy, Preferences
 
 FREE = ("arms", "seeds", "evaluate", "limits", "ledger", "workers", "out")
 """Settings that may change when a run is gone on with: results are keyed by them, or do not depend on them."""
@@ -180,11 +181,16 @@ def reward_columns(
     config: RunConfig, store: Store, labels: labeling.Labels | None, folder: Path
 ) -> dict[tuple[str, int], str | None]:
     """The reward column of each arm and seed, written where it is missing; None: no reward is read."""
+    if labels is not None:
+        distill_all(config, store, labels, folder)
     columns: dict[tuple[str, int], str | None] = {}
     for seed in config.seeds:
         for arm in config.arms:
             if arm == "learned" and labels is not None:
-                columns[arm, seed] = learned_column(config, store, labels, seed, folder)
+                trained = PreferenceReward.from_pretrained(folder / "rewards" / f"seed{seed}")
+                columns[arm, seed] = labeling.column(labels.preferences, trained)
+                relabel(store, trained, labeling.column(labels.preferences, trained))
+                print(f"reward, seed {seed}: held out {labeling.quality(trained.facts['held_out'])}")
             elif arm in ("constant", "ground_truth"):
                 module = rewarder(arm)
                 relabel(store, module.build(module.Config()), arm)
@@ -194,27 +200,58 @@ def reward_columns(
     return columns
 
 
-def learned_column(config: RunConfig, store: Store, labels: labeling.Labels, seed: int, folder: Path) -> str:
-    """Distill the answers with this seed and write the reward, unless both are there."""
-    place, name = folder / "rewards" / f"seed{seed}", labeling.column(labels.preferences, seed)
-    known = PreferenceReward.from_pretrained(place) if (place / "config.json").is_file() else None
-    if known is None or known.facts["snapshot"] != labels.preferences.snapshot:
-        camera = labeling.pick_camera(store, config.camera)
-        metrics = Metrics(folder / "metrics.jsonl")
-        trained = distill(
-            store,
+@dataclass(frozen=True)
+class Distillation:
+    """One reward to train."""
+
+    store: str
+    preferences: Preferences
+    config: RewardConfig
+    camera: str
+    seed: int
+    folder: str
+    quiet: bool
+
+    @property
+    def done(self) -> bool:
+        """Whether the reward of these very answers is there already."""
+        path = Path(self.folder) / "config.json"
+        return path.is_file() and read_json(path)["facts"]["snapshot"] == self.preferences.snapshot
+
+
+def distill_all(config: RunConfig, store: Store, labels: labeling.Labels, folder: Path) -> None:
+    """Distill the answers once for each seed, unless it is done."""
+    camera = labeling.pick_camera(store, config.camera)
+    # Bars of several processes would write over each other.
+    quiet = len(config.seeds) > 1
+    wanted = [
+        Distillation(
+            str(store.path),
             labels.preferences,
             config.reward,
-            camera=camera,
-            seed=seed,
-            metrics=metrics,
-            name=f"reward/seed{seed}",
+            camera,
+            seed,
+            str(folder / "rewards" / f"seed{seed}"),
+            quiet,
         )
-        trained.save_pretrained(place)
-    trained = PreferenceReward.from_pretrained(place)
-    relabel(store, trained, name)
-    print(f"reward, seed {seed}: held out {labeling.quality(trained.facts['held_out'])}")
-    return name
+        for seed in config.seeds
+    ]
+    missing = [one for one in wanted if not one.done]
+    progress = side_by_side(distill_one, missing, workers=config.workers)
+    for _ in tqdm(progress, desc="distill", unit="reward", total=len(missing), disable=not missing or not quiet):
+        pass
+
+
+def distill_one(one: Distillation) -> None:
+    """Train one reward and save it."""
+    folder = Path(one.folder)
+    metrics = Metrics(folder.parent.parent / "metrics.jsonl")
+    name = f"reward/seed{one.seed}"
+    trained = distill(
+        Store.open(one.store), one.preferences, one.config,
+        camera=one.camera, seed=one.seed, metrics=metrics, name=name, quiet=one.quiet,
+    )  # fmt: skip
+    trained.save_pretrained(folder)
 
 
 def plan(

@@ -1,18 +1,15 @@
 """`vlmrl train`: train one learner on one reward column of a store, for one or several seeds."""
 
 import json
-import os
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-import torch
 from tqdm import tqdm
 
 from vlmrl import config as configuration
+from vlmrl.cli.pool import side_by_side
 from vlmrl.errors import ConfigError
 from vlmrl.evaluate.rollout import FIRST_CURVE_SEED, rollout
 from vlmrl.learn import fit, learner
@@ -106,37 +103,15 @@ def main(content: Mapping[str, Any], folder: Path) -> None:
 
 
 def train_all(trainings: Sequence[Training], *, workers: int) -> None:
-    """Train what is not trained yet, one thread a run, several runs side by side.
-
-    Two runs on one thread each outrun one run on two threads: products of this size do not split well.
-    """
+    """Train what is not trained yet, several runs side by side."""
     missing = [t for t in trainings if not t.done]
-    count = min(workers or len(os.sched_getaffinity(0)), len(missing))
     total = sum(int(t.learner["updates"]) for t in missing)
     with tqdm(
         total=total, desc="train", unit="update", unit_scale=True, dynamic_ncols=True, disable=not missing
     ) as bar:
-        for training in _finished(missing, count):
+        for training in side_by_side(train, missing, workers=workers):
             bar.set_postfix_str(f"{training.name}, seed {training.seed}", refresh=False)
             bar.update(int(training.learner["updates"]))
-
-
-def _finished(trainings: Sequence[Training], workers: int) -> Iterator[Training]:
-    """Train, yielding each as it ends."""
-    if workers <= 1:
-        for training in trainings:
-            train(training)
-            yield training
-        return
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_one_thread) as pool:
-        futures = {pool.submit(train, training): training for training in trainings}
-        for future in as_completed(futures):
-            future.result()
-            yield futures[future]
-
-
-def _one_thread() -> None:
-    torch.set_num_threads(1)
 
 
 def train(training: Training) -> None:

@@ -11,27 +11,27 @@ def held_out(
 ) -> Mapping[str, float]:
     """Accuracy, log-loss, calibration and disagreement of an ensemble on labelled pairs.
 
-    Accuracy and calibration are over pairs that are no ties; the ensemble's probability is the mean of its members'.
+    Accuracy and calibration are over pairs that are no ties, and absent where all are; the ensemble's probability is
+    the mean of its members'.
     """
     probabilities = 1 / (1 + np.exp(members_b - members_a))
     p = probabilities.mean(1)
     clear = p_a != 0.5
     right = (p > 0.5) == (p_a > 0.5)
-    confidence = np.maximum(p, 1 - p)
-    return {
+    found = {
         "pairs": float(len(p_a)),
         "ties": float((~clear).sum()),
-        "accuracy": float(right[clear].mean()) if clear.any() else float("nan"),
         "log_loss": float(-(p_a * np.log(p + 1e-9) + (1 - p_a) * np.log(1 - p + 1e-9)).mean()),
-        "calibration_error": calibration_error(confidence[clear], right[clear]),
         "disagreement": float(probabilities.std(1).mean()),
     }
+    if clear.any():
+        found["accuracy"] = float(right[clear].mean())
+        found["calibration_error"] = calibration_error(np.maximum(p, 1 - p)[clear], right[clear])
+    return found
 
 
 def calibration_error(confidence: Float[np.ndarray, " Q"], right: np.ndarray, *, bins: int = 10) -> float:
     """Expected calibration error: |accuracy - confidence| over equal bins of [0.5, 1], weighted by their counts."""
-    if not len(confidence):
-        return float("nan")
     place = np.minimum(((confidence - 0.5) * 2 * bins).astype(int), bins - 1)
     gaps = [
         (place == k).mean() * abs(right[place == k].mean() - confidence[place == k].mean())

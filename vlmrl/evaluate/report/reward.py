@@ -89,6 +89,8 @@ def _held_out(facts: Mapping[str, float]) -> str:
     pairs, ties = int(facts.get("pairs", 0)), int(facts.get("ties", 0))
     if not pairs:
         return "<td colspan='5'>no answers were kept aside</td>"
+    if "accuracy" not in facts:
+        return f"<td colspan='5'>{number(pairs)} answers were kept aside, all of them ties</td>"
     accuracy, clear = facts["accuracy"], pairs - ties
     right = f" {bounds(wilson(round(accuracy * clear), clear))}" if clear else ""
     floor = number(ties / pairs * float(np.log(2)), 2)
