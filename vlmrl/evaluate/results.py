@@ -36,7 +36,7 @@ def save(rollouts: Rollouts, path: Path) -> None:
         "policy": rollouts.policy,
         "seeds": rollouts.seeds.tolist(),
         "success": rollouts.success.tolist(),
-        "returns": [round(float(r), 4) for r in rollouts.returns],
+        "returns": [float(r) for r in rollouts.returns],
         "first_success": rollouts.first_success.tolist(),
     }
     write_json(path, content)
