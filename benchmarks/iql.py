@@ -13,6 +13,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import argparse
+import copy
 import json
 import subprocess
 import sys
@@ -54,6 +55,7 @@ class Plain:
         self.v_optimiser = torch.optim.Adam(self.v.parameters(), lr=config.lr)
         self.q_optimiser = torch.optim.Adam(self.q.parameters(), lr=config.lr)
         self.actor_optimiser = torch.optim.Adam([*self.actor.parameters(), self.log_std], lr=config.lr)
+        self.averaged = copy.deepcopy(self.actor)
         self.schedule = torch.optim.lr_scheduler.CosineAnnealingLR(self.actor_optimiser, config.updates)
 
     def update(self, batch: Batch) -> None:
@@ -67,7 +69,7 @@ class Plain:
         with torch.no_grad():
             advantage = target - self.v(batch.obs)[:, 0]
             if config.normalise_advantage:
-                advantage = advantage / (advantage.std() + 1e-6)
+                advantage = advantage / advantage.std().clamp(min=iql.LEAST_DEVIATION)
             weight = torch.exp(config.temperature * advantage).clamp(max=config.advantage_cap)
             backup = batch.reward + config.discount * batch.mask * self.v(batch.next_obs)[:, 0]
         normal = torch.distributions.Normal(torch.tanh(self.actor(batch.obs)), self.log_std.clamp(-5, 2).exp())
@@ -77,6 +79,10 @@ class Plain:
         with torch.no_grad():
             for mine, source in zip(self.target.parameters(), self.q.parameters(), strict=True):
                 mine.mul_(1 - config.polyak).add_(config.polyak * source)
+            if config.average:
+                rate = max(config.average, 9 / (10 + self.schedule.last_epoch))
+                for mine, source in zip(self.averaged.parameters(), self.actor.parameters(), strict=True):
+                    mine.mul_(1 - rate).add_(rate * source)
 
     @staticmethod
     def _step(optimiser: torch.optim.Optimizer, loss: Tensor | int) -> None:
@@ -208,7 +214,7 @@ def returns(store_path: Path, out: Path, *, seeds: int, updates: int, episodes: 
         batches = iql.batches(config, data, generator=generator)
         for _ in range(updates):
             iql.update(config, state, next(batches))
-        return state.actor
+        return iql.policy(state)
 
     def plain(seed: int) -> Actor:
         torch.manual_seed(seed)
@@ -218,7 +224,7 @@ def returns(store_path: Path, out: Path, *, seeds: int, updates: int, episodes: 
             peer.update(next(batches))
         observation, action = Normaliser.standard(data.obs), Normaliser.range(data.action)
         actor = Actor(observation, action, hidden=config.hidden, layer_norm=True, generator=generator)
-        actor.act = lambda obs: action.invert(torch.tanh(peer.actor(observation.apply_to(obs)))).detach()  # type: ignore
+        actor.act = lambda obs: action.invert(torch.tanh(peer.averaged(observation.apply_to(obs)))).detach()  # type: ignore
         return actor
 
     for seed in range(seeds):

@@ -67,7 +67,11 @@ def test_repeated_seeds_are_refused(cartpole: Task) -> None:
 def test_seeds_of_data_curves_and_evaluation_never_meet(cartpole: Task) -> None:
     assert max(evaluation_seeds(1000)) < FIRST_CURVE_SEED
     with pytest.raises(ConfigError, match="kept for evaluation"):
-        next(collect.collect(cartpole, collect.Config(episodes=10, steps=5, seed=FIRST_EVALUATION_SEED // 10)))
+        next(
+            collect.collect(
+                cartpole, collect.Config(episodes=10, steps=5, seed=FIRST_EVALUATION_SEED // collect.STRIDE)
+            )
+        )
 
 
 def test_expert_balances_and_random_actions_do_not(cartpole: Task) -> None:

@@ -32,13 +32,13 @@ def test_interval_over_seeds_is_wider_when_seeds_disagree() -> None:
     split = np.repeat([[1.0], [1.0], [0.0], [0.0]], 25, axis=1)
     mixed = np.resize([1.0, 0.0], (4, 25))
     assert rate(split).estimate == pytest.approx(0.5)
-    assert rate(split).high - rate(split).low > 3 * (rate(mixed).high - rate(mixed).low)
+    assert rate(split).high - rate(split).low > 2 * (rate(mixed).high - rate(mixed).low)
 
 
-def test_paired_difference_of_a_method_with_itself_is_exactly_zero() -> None:
+def test_paired_difference_of_a_method_with_itself_is_zero() -> None:
     x = np.random.default_rng(0).integers(0, 2, (5, 20)).astype(np.float64)
     interval = difference(x, x)
-    assert (interval.low, interval.estimate, interval.high) == (0, 0, 0)
+    assert (interval.low, interval.estimate, interval.high) == pytest.approx((0, 0, 0), abs=0.02)
 
 
 def test_difference_is_antisymmetric() -> None:
@@ -48,15 +48,33 @@ def test_difference_is_antisymmetric() -> None:
     assert (forth.low, forth.high) == pytest.approx((-back.high, -back.low), abs=0.02)
 
 
-def test_bootstrap_interval_covers_the_true_rate_about_as_often_as_it_says() -> None:
-    generator = np.random.default_rng(1)
-    covered = 0
-    for _ in range(100):
-        of_seed = generator.beta(6, 3, size=(8, 1))
-        success = (generator.random((8, 25)) < of_seed).astype(np.float64)
-        interval = rate(success, draws=500)
-        covered += interval.low <= 6 / 9 <= interval.high
-    assert covered >= 80
+def test_all_against_nothing_still_has_an_interval() -> None:
+    """Newcombe's for 20 of 20 against 0 of 20, by hand: each Wilson half is 0.1611, the two at right angles."""
+    interval = difference(np.ones((1, 20)), np.zeros((1, 20)))
+    assert (interval.low, interval.high) == pytest.approx((1 - 0.1611 * 2**0.5, 1.0), abs=1e-3)
+
+
+def outcomes(generator: np.random.Generator, *, of_seed: float, of_state: float, shape: tuple[int, int]) -> np.ndarray:
+    """Success with training luck and state difficulty, each normal on the logit scale."""
+    logit = of_seed * generator.normal(size=(shape[0], 1)) + of_state * generator.normal(size=(1, shape[1]))
+    return (generator.random(shape) < 1 / (1 + np.exp(-logit.clip(-50, 50)))).astype(np.float64)
+
+
+@pytest.mark.parametrize(("of_seed", "of_state"), [(0.0, 0.0), (1.0, 0.0), (0.0, 2.0), (1.0, 2.0), (0.0, 1e3)])
+def test_intervals_cover_the_truth_when_seeds_or_states_carry_the_luck(of_seed: float, of_state: float) -> None:
+    """True rate one half by symmetry; 200 draws of an honest 95 % interval stay above 88 % nearly always."""
+    generator = np.random.default_rng(0)
+    found = [rate(outcomes(generator, of_seed=of_seed, of_state=of_state, shape=(5, 20))) for _ in range(200)]
+    assert np.mean([i.low <= 0.5 <= i.high for i in found]) >= 0.88
+
+
+def test_difference_of_an_untrained_policy_covers_zero_when_nothing_differs() -> None:
+    generator, covered = np.random.default_rng(0), 0
+    for _ in range(200):
+        both = outcomes(generator, of_seed=0.0, of_state=1.0, shape=(6, 20))
+        interval = difference(both[:1], both[1:])
+        covered += interval.low <= 0 <= interval.high
+    assert covered / 200 >= 0.88
 
 
 def test_table_pairs_an_untrained_arm_with_every_seed_of_a_trained_one() -> None:
@@ -70,4 +88,4 @@ def test_table_pairs_an_untrained_arm_with_every_seed_of_a_trained_one() -> None
 def test_all_failures_over_seeds_still_have_an_interval() -> None:
     interval = rate(np.zeros((5, 20)))
     assert interval.low == 0
-    assert interval.high == pytest.approx(wilson(0, 100).high)
+    assert interval.high == pytest.approx(wilson(0, 20).high)

@@ -11,16 +11,17 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from vlmrl.errors import DataError
+from vlmrl.runfolder import write_json
 
 
 def save(folder: Path, *, kind: str, config: Mapping[str, Any], tensors: Mapping[str, Tensor], card: str) -> None:
     """Write one model; `kind` is checked on loading."""
     folder.mkdir(parents=True, exist_ok=True)
-    save_file(
-        {name: value.detach().cpu().contiguous() for name, value in tensors.items()}, folder / "model.safetensors"
-    )
-    (folder / "config.json").write_text(json.dumps({"kind": kind, **config}, indent=1, sort_keys=True) + "\n")
+    # The config is the commit record: gone first, back last, so that no old facts stand beside new weights.
+    (folder / "config.json").unlink(missing_ok=True)
+    save_file({k: value.detach().cpu().contiguous() for k, value in tensors.items()}, folder / "model.safetensors")
     (folder / "README.md").write_text(card)
+    write_json(folder / "config.json", {"kind": kind, **config})
 
 
 def load(folder: str | Path, *, kind: str) -> tuple[dict[str, Any], dict[str, Tensor]]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import vlmrl
+from vlmrl.errors import DataError
 
 PACKAGES = ("torch", "numpy", "mujoco", "gymnasium", "metaworld", "transformers", "zarr")
 
@@ -43,8 +44,15 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file."""
-    return json.loads(path.read_text())
+    """Read a JSON file.
+
+    Raises:
+        DataError: if it is damaged.
+    """
+    try:
+        return json.loads(path.read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} is damaged ({error}); remove it, and what it describes is made again") from error
 
 
 def flatten(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -15,9 +15,14 @@ def side_by_side(function: Callable[[T], Any], items: Sequence[T], *, workers: i
     """Call `function` on every item, yielding each as it is done; `workers` 0: as many as there are processors."""
     count = min(workers or len(os.sched_getaffinity(0)), len(items))
     if count <= 1:
-        for item in items:
-            function(item)
-            yield item
+        before = torch.get_num_threads()
+        _one_thread()
+        try:
+            for item in items:
+                function(item)
+                yield item
+        finally:
+            torch.set_num_threads(before)
         return
     with ProcessPoolExecutor(count, mp_context=get_context("spawn"), initializer=_one_thread) as pool:
         futures = {pool.submit(function, item): item for item in items}

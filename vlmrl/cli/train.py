@@ -1,7 +1,7 @@
 """`vlmrl train`: train one learner on one reward column of a store, for one or several seeds."""
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,10 +13,11 @@ from vlmrl.cli.pool import side_by_side
 from vlmrl.errors import ConfigError
 from vlmrl.evaluate.rollout import FIRST_CURVE_SEED, rollout
 from vlmrl.learn import fit, learner
+from vlmrl.learn.batch import product_dtype
 from vlmrl.nn import Actor
 from vlmrl.policy import LearnedPolicy
-from vlmrl.runfolder import Metrics, provenance, write_json
-from vlmrl.sim import load_task
+from vlmrl.runfolder import Metrics, provenance, read_json, write_json
+from vlmrl.sim import load_task, make
 from vlmrl.store import Store
 
 
@@ -66,8 +67,18 @@ class Training:
         path = Path(self.folder) / "config.json"
         if not path.is_file():
             return False
-        facts = json.loads(path.read_text())["facts"]
-        return facts["reward"] == (self.reward or "none") and facts["learner"] == dict(self.learner)
+        facts = read_json(path)["facts"]
+        return all(facts.get(key) == value for key, value in self.facts().items())
+
+    def facts(self) -> dict[str, Any]:
+        """What decides the policy."""
+        return {
+            "learner": dict(self.learner),
+            "obs": list(self.obs),
+            "reward": self.reward or "none",
+            "data": Store.open(self.store).data_hash,
+            "seed": self.seed,
+        }
 
 
 def main(content: Mapping[str, Any], folder: Path) -> None:
@@ -123,32 +134,37 @@ def train(training: Training) -> None:
     store = Store.open(training.store)
     config = configuration.build(learner(training.learner["name"]).Config, training.learner, where="learner")
     transitions = store.transitions(training.obs, training.reward)
-    actor = fit(
-        training.learner["name"],
-        transitions,
-        config,
-        seed=training.seed,
-        metrics=metrics,
-        every=training.curve_every,
-        at=lambda _, actor: _curve_point(training, actor),
-        quiet=True,
-    )
-    facts = {
-        "learner": dict(training.learner),
-        "reward": training.reward or "none",
-        "store": store.hash,
-        "seed": training.seed,
-        "transitions": len(transitions),
-    }
+    with curve(training) as measure:
+        actor = fit(
+            training.learner["name"],
+            transitions,
+            config,
+            seed=training.seed,
+            metrics=metrics,
+            every=training.curve_every,
+            at=measure,
+            quiet=True,
+        )
+    facts = training.facts() | {"transitions": len(transitions), "products": str(product_dtype(config.precision))}
     LearnedPolicy(actor, training.name, training.obs, facts).save_pretrained(folder)
 
 
-def _curve_point(training: Training, actor: Actor) -> Mapping[str, float] | None:
+@contextmanager
+def curve(training: Training) -> Generator[Callable[[int, Actor], Mapping[str, float]] | None]:
     """Success on a few initial states of their own: curves are drawn from it, nothing is chosen by it."""
     if training.curve_task is None or not training.curve_episodes:
-        return None
-    first = FIRST_CURVE_SEED
-    seeds = range(first, first + training.curve_episodes)
-    policy = LearnedPolicy(actor, training.name, training.obs)
-    done = rollout(load_task(training.curve_task), policy, seeds)
-    return {"success": float(done.success.mean()), "return": float(done.returns.mean())}
+        yield None
+        return
+    task = load_task(training.curve_task)
+    envs = [make(task) for _ in range(min(10, training.curve_episodes))]
+    seeds = range(FIRST_CURVE_SEED, FIRST_CURVE_SEED + training.curve_episodes)
+
+    def measure(_: int, actor: Actor) -> Mapping[str, float]:
+        done = rollout(task, LearnedPolicy(actor, training.name, training.obs), seeds, envs=envs)
+        return {"success": float(done.success.mean()), "return": float(done.returns.mean())}
+
+    try:
+        yield measure
+    finally:
+        for env in envs:
+            env.close()

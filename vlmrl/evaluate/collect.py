@@ -16,15 +16,18 @@ from vlmrl.sim import SimEnv, Task, expert, make
 from vlmrl.store import Store
 from vlmrl.types import NO_FRAME, Episode, Frames
 
+STRIDE = 10_000
+"""Initial states that belong to one value of `collect.seed`."""
+
 
 @dataclass(frozen=True)
 class Config:
     """How much is collected, and how good it is."""
 
     episodes: int = 200
-    steps: int = 150
-    """Length of each episode, control steps."""
-    noise: tuple[float, ...] = (0.3, 0.5, 0.7, 1.0)
+    steps: int | None = None
+    """Length of each episode, control steps; null: the task's horizon."""
+    noise: tuple[float, ...] = (0.4, 0.6, 0.8, 1.0)
     """Share of random actions, in equal parts over the episodes."""
     picture_every: int = 5
     """Control steps between pictures; the last row always has one."""
@@ -83,10 +86,7 @@ def collect(task: Task, config: Config, *, start: int = 0) -> Iterator[Episode]:
     Raises:
         ConfigError: if the length or the shares of noise make no sense.
     """
-    if not 0 < config.steps <= task.horizon:
-        raise ConfigError(f"collect.steps is {config.steps}; task {task.name!r} has a horizon of {task.horizon}")
-    if not config.noise or min(config.noise) < 0 or max(config.noise) > 1:
-        raise ConfigError(f"collect.noise holds shares between 0 and 1, found {config.noise}")
+    check(task, config)
     env = make(task)
     try:
         for k in range(start, config.episodes):
@@ -95,18 +95,36 @@ def collect(task: Task, config: Config, *, start: int = 0) -> Iterator[Episode]:
         env.close()
 
 
+def check(task: Task, config: Config) -> None:
+    """Refuse settings that make no sense, before anything is collected.
+
+    Raises:
+        ConfigError: what was found, and what is wanted.
+    """
+    if config.steps is not None and not 0 < config.steps <= task.horizon:
+        raise ConfigError(f"collect.steps is {config.steps}; task {task.name!r} has a horizon of {task.horizon}")
+    if not config.noise or min(config.noise) < 0 or max(config.noise) > 1:
+        raise ConfigError(f"collect.noise holds shares between 0 and 1, found {config.noise}")
+    if config.seed < 0 or (config.seed + 1) * STRIDE > FIRST_EVALUATION_SEED or config.episodes > STRIDE:
+        most = FIRST_EVALUATION_SEED // STRIDE
+        raise ConfigError(
+            f"collect.seed {config.seed} and {config.episodes} episodes reach into the seeds kept for evaluation; "
+            f"wanted a seed below {most} and at most {STRIDE} episodes"
+        )
+
+
 def _episode(env: SimEnv, task: Task, config: Config, k: int) -> Episode:
     share = config.noise[k % len(config.noise)]
-    seed = config.seed * config.episodes + k
-    if seed >= FIRST_EVALUATION_SEED:
-        raise ConfigError(f"collect.seed {config.seed} reaches into the seeds kept for evaluation")
-    generator = np.random.default_rng(seed)
+    seed = config.seed * STRIDE + k
+    steps = config.steps or task.horizon
+    # Not the stream that draws the initial state.
+    generator = np.random.default_rng([seed, 1])
     policy = GradedPolicy(task, (share,))
     policy.reset(np.ones(1, np.bool_), [task.instruction], generator)
     observation, info = env.reset(seed=seed)
     log, reward = _Log(), 0.0
-    for step in range(config.steps + 1):
-        last = step == config.steps
+    for step in range(steps + 1):
+        last = step == steps
         action = np.zeros(len(env.action_names), np.float32) if last else policy.act(_batch(observation))[0, 0]
         _record(log, env, observation, action, (reward, info), picture=last or step % config.picture_every == 0)
         if not last:

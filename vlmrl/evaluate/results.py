@@ -63,7 +63,7 @@ def table(
     rows = []
     for arm, rollouts in results.items():
         others = [b for b in baselines if b in success and b != arm]
-        versus = {b: difference(*_align(success[arm], success[b])) for b in others}
+        versus = {b: difference(success[arm], success[b]) for b in others}
         returns = float(np.mean([r.returns.mean() for r in rollouts]))
         seeds = len(rollouts) if trained[arm] else 0
         rows.append(Row(arm, seeds, success[arm].shape[1], rate(success[arm]), returns, versus))
@@ -95,14 +95,6 @@ def text(rows: Sequence[Row]) -> str:
 
 def _stack(rollouts: Sequence[Rollouts]) -> Float[np.ndarray, "seeds episodes"]:
     return np.stack([r.success.astype(np.float64) for r in rollouts])
-
-
-def _align(
-    a: Float[np.ndarray, "_ episodes"], b: Float[np.ndarray, "_ episodes"]
-) -> tuple[Float[np.ndarray, "seeds episodes"], Float[np.ndarray, "seeds episodes"]]:
-    """An arm without training seeds is compared with every seed of the other."""
-    seeds = max(len(a), len(b))
-    return np.resize(a, (seeds, a.shape[1])), np.resize(b, (seeds, b.shape[1]))
 
 
 def as_json(row: Row) -> dict[str, object]:

@@ -48,12 +48,13 @@ def rollout(
     *,
     batch: int = 10,
     film_every: int = 0,
+    envs: Sequence[SimEnv] | None = None,
     quiet: bool = True,
 ) -> Rollouts:
     """Run one episode from each seed, `batch` at a time, to the task's horizon.
 
     Every episode runs its full length whatever happens, so that returns compare; `film_every` > 0 keeps a picture of
-    the first episode every so many steps.
+    the first episode every so many steps. `envs` are environments of the task to use and leave open.
 
     Raises:
         ConfigError: if seeds repeat (the same initial state would count twice).
@@ -62,7 +63,8 @@ def rollout(
         raise ConfigError("evaluation seeds repeat: every episode needs its own initial state")
     success, returns, first = [], [], []
     video: list[UInt8[np.ndarray, "H W 3"]] = []
-    envs = [make(task) for _ in range(min(batch, len(seeds)))]
+    borrowed, batch = envs is not None, batch if envs is None else len(envs)
+    envs = envs if envs is not None else [make(task) for _ in range(min(batch, len(seeds)))]
     try:
         with tqdm(total=len(seeds), desc=policy.name, unit="episode", disable=quiet, leave=False) as bar:
             for k in range(0, len(seeds), batch):
@@ -74,7 +76,7 @@ def rollout(
                 returns += total
                 bar.update(len(wave))
     finally:
-        for env in envs:
+        for env in envs if not borrowed else ():
             env.close()
     return Rollouts(
         policy.name,

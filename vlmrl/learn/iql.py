@@ -3,7 +3,9 @@
 The default differs from the paper in four settings that a learned reward needs: LayerNorm in the networks, rewards
 brought to zero mean and unit deviation, advantages divided by their deviation in the batch (so that neither scale nor
 offset of the reward decides how greedy the policy is), and a policy averaged over training. Two more are for speed:
-one joint step for all losses, and bfloat16 products. `conf/learner/iql_paper.yaml` turns all six off.
+one joint step for all losses, and bfloat16 products. `conf/learner/iql_paper.yaml` turns all six off; what remains
+different from the reference code is that observations are standardised (as CORL and Offline RL-VLM-F do) and actions
+brought to their range in the data.
 """
 
 import copy
@@ -29,12 +31,16 @@ from vlmrl.learn.batch import (
 from vlmrl.nn import Actor, Normaliser, StackedMLP, together
 from vlmrl.types import Transitions
 
+LEAST_DEVIATION = 0.1
+"""Advantages that vary less (reward's unit: one deviation) are noise and are not blown up. Without this, IQL on a
+constant reward is not behaviour cloning but follows the networks' errors: a baseline that is too easy to beat."""
+
 
 @dataclass(frozen=True)
 class Config:
     """Settings of IQL; the paper's values where not said otherwise."""
 
-    updates: int = 10_000
+    updates: int = 20_000
     batch: int = 256
     hidden: tuple[int, ...] = (256, 256)
     lr: float = 3e-4
@@ -115,7 +121,7 @@ def expectile_loss(difference: Float[Tensor, "..."], expectile: float) -> Float[
 def advantage_weight(config: Config, advantage: Float[Tensor, " B"]) -> Float[Tensor, " B"]:
     """min(exp(beta * advantage), cap)."""
     if config.normalise_advantage:
-        advantage = advantage / (advantage.std() + 1e-6)
+        advantage = advantage / advantage.std().clamp(min=LEAST_DEVIATION)
     return torch.exp(config.temperature * advantage).clamp(max=config.advantage_cap)
 
 

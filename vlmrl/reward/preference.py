@@ -202,6 +202,8 @@ class PreferenceReward:
                 f"episode {episode.id!r} has no pictures of camera {self.camera!r}; have: {list(episode.images)}"
             )
         rows = np.flatnonzero(frames.index >= 0)
+        if not len(rows):
+            raise DataError(f"episode {episode.id!r} has no picture of camera {self.camera!r}: nothing to judge")
         rewards = score(self.network, frames.pixels[frames.index[rows]])
         at = np.arange(len(episode)) + 1
         members = np.stack([np.interp(at, rows, rewards[:, m]) for m in range(rewards.shape[1])])

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from jaxtyping import Int64
 
 from vlmrl.runfolder import commit
 from vlmrl.store import Store
@@ -17,25 +18,26 @@ def relabel(store: Store, rewarder: Rewarder, name: str, *, facts: Mapping[str, 
     Raises:
         DataError: if the rewarder cannot judge an episode.
     """
+    store.refresh()
     if name in store.rewards():
         return
     means, stds = [], []
+    rows = store.frame_rows(rewarder.sees[0]) if rewarder.sees else np.zeros(0, np.int64)
     for id in store.episodes.id:
-        mean, std = rewarder.reward(_with_pictures(store, store.episode(id, images=False), rewarder))
+        mean, std = rewarder.reward(_with_pictures(store, store.episode(id, images=False), rewarder, framed=rows))
         means.append(mean)
         stds.append(std)
     attributes = {"rewarder": rewarder.name, "commit": commit(), **rewarder.provenance(), **(facts or {})}
     store.add_reward(name, np.concatenate(means), np.concatenate(stds), attributes)
 
 
-def _with_pictures(store: Store, episode: Episode, rewarder: Rewarder) -> Episode:
+def _with_pictures(store: Store, episode: Episode, rewarder: Rewarder, *, framed: Int64[np.ndarray, " M"]) -> Episode:
     """The episode with the pictures that the rewarder sees, decoded at its size."""
     if rewarder.sees is None:
         return episode
     camera, size = rewarder.sees
     start = store.episodes.start[store.episodes.index(episode.id)]
-    rows = store.frame_rows(camera)
-    rows = rows[(rows >= start) & (rows < start + len(episode))]
+    rows = framed[slice(*np.searchsorted(framed, [start, start + len(episode)]))]
     index = np.full(len(episode), NO_FRAME, np.int32)
     index[rows - start] = np.arange(len(rows))
     return dataclasses.replace(episode, images={camera: Frames(store.frames(camera, rows, size), index)})
