@@ -1,17 +1,24 @@
 """The command line: help that teaches, errors that name the choices, and the main job from nothing to a report."""
 
+import dataclasses
 import json
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from vlmrl import config as configuration
-from vlmrl.cli import help, jobs, run
+from vlmrl.cli import help, jobs, settings
+from vlmrl.cli.train import Training, train
 from vlmrl.errors import ConfigError
 from vlmrl.learn import iql
-from vlmrl.runfolder import write_json
+from vlmrl.runfolder import masked, write_json
+from vlmrl.store import Store
+from vlmrl.types import Episode, Frames
+
+NEEDED = {"label": ["labeler=openai"]}
 
 
 def vlmrl(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
@@ -26,14 +33,14 @@ def _registered() -> None:
 
 @pytest.mark.parametrize("name", jobs.JOBS)
 def test_every_job_composes_and_fills_its_dataclass(name: str) -> None:
-    content = configuration.compose(name, [])
+    content = configuration.compose(name, NEEDED.get(name, []))
     configuration.build(jobs.JOBS[name].config, content, where=name)
 
 
 @pytest.mark.parametrize("name", jobs.JOBS)
 def test_help_names_every_setting_of_the_composed_configuration(name: str) -> None:
     text = help.text(name, jobs.JOBS[name].config, jobs.JOBS[name].groups)
-    content = configuration.compose(name, [])
+    content = configuration.compose(name, NEEDED.get(name, []))
     for key, value in content.items():
         if key not in jobs.JOBS[name].groups:
             nested = [f"{key}.{k}" for k in value] if isinstance(value, dict) else [key]
@@ -91,7 +98,8 @@ def test_a_choice_that_does_not_exist_is_named_with_the_choices() -> None:
         (("run", "task=drawr_open"), "unknown task 'drawr_open'; have: cartpole, drawer_open, drawer_open_paper"),
         (("run", "learner=iqll"), "iqll"),
         (("train", "store=nowhere"), "nowhere"),
-        (("label",), "label needs a store"),
+        (("label", "labeler=openai"), "label needs a store"),
+        (("label",), "say labeler=NAME"),
         (("evaluate", "policy=nowhere"), "nowhere"),
         (("data", "import", "format=lerobt", "source=x", "out=y"), "unknown format 'lerobt'; have: lerobot"),
         (("data", "show", "nowhere"), "nowhere"),
@@ -110,7 +118,9 @@ def test_user_mistakes_are_one_line_without_a_traceback(
 def test_example_of_the_readme_runs_as_printed(root: Path, tmp_path: Path) -> None:
     """Only its two counts and the updates are lowered."""
     code = (root / "README.md").read_text().split("```python\n")[1].split("```")[0]
-    small = code.replace("episodes=200", "episodes=8").replace("count=5000", "count=60")
+    small = code.replace("Config(episodes=200)", "Config(episodes=8, noise=(0.0, 1.0))").replace(
+        "count=5000", "count=60"
+    )
     small = small.replace("preference.Config()", "preference.Config(updates=20)")
     small = small.replace("iql.Config()", "iql.Config(updates=30, batch=32)").replace(
         "evaluation_seeds(50)", "evaluation_seeds(2)"
@@ -127,6 +137,7 @@ SMALL = [
     "out=run",
     "pairs=80",
     "collect.episodes=8",
+    "collect.noise=[0.0,1.0]",
     "reward.updates=20",
     "bc.updates=30",
     "learner.updates=30",
@@ -139,15 +150,15 @@ SMALL = [
 def test_main_job_runs_to_its_report_and_does_nothing_twice(tmp_path: Path) -> None:
     done = vlmrl("run", *SMALL, folder=tmp_path)
     assert done.returncode == 0, done.stderr
-    for arm in run.ARMS:
+    for arm in settings.ARMS:
         assert arm in done.stdout
     assert "scripted teacher" in done.stdout
     assert "one training seed: a smoke test" in done.stdout
     folder = tmp_path / "run"
     rows = json.loads((folder / "results.json").read_text())
-    assert [row["arm"] for row in rows] == list(run.ARMS)
+    assert [row["arm"] for row in rows] == list(settings.ARMS)
     assert "<html" in (folder / "report.html").read_text()
-    assert {p.stem for p in (folder / "videos").glob("*.mp4")} == set(run.ARMS)
+    assert {p.stem for p in (folder / "videos").glob("*.mp4")} == set(settings.ARMS)
     weights = {p: p.stat().st_mtime_ns for p in folder.rglob("*.safetensors")}
     again = vlmrl("run", *SMALL, folder=tmp_path)
     assert again.returncode == 0, again.stderr
@@ -159,14 +170,106 @@ def test_main_job_runs_to_its_report_and_does_nothing_twice(tmp_path: Path) -> N
 def test_a_run_folder_is_not_gone_on_with_under_other_settings(tmp_path: Path) -> None:
     content = configuration.compose("run", [])
     write_json(tmp_path / "config.json", content)
-    run.continues(content | {"seeds": [0, 1], "workers": 1}, tmp_path)
+    settings.continues(content | {"seeds": [0, 1], "workers": 1}, tmp_path)
     with pytest.raises(ConfigError, match=r"pairs was 5000, is 10.*choose another out"):
-        run.continues(content | {"pairs": 10}, tmp_path)
+        settings.continues(content | {"pairs": 10}, tmp_path)
 
 
 def test_every_job_takes_its_settings_from_the_real_command_line(tmp_path: Path) -> None:
     """Hydra once took the room `vlmrl/store` for a configuration group called `store`."""
-    for arguments in (("label", "store=nowhere"), ("train", "store=nowhere"), ("run", "store=nowhere")):
+    for arguments in (
+        ("label", "store=nowhere", "labeler=openai"),
+        ("train", "store=nowhere"),
+        ("run", "store=nowhere"),
+    ):
         done = vlmrl(*arguments, folder=tmp_path)
         assert done.returncode == 1
         assert "no store at nowhere" in done.stderr
+
+
+def test_a_mistyped_preset_does_not_start_the_default_job() -> None:
+    with pytest.raises(ConfigError, match=r"unknown preset 'fats'; have: fast, none"):
+        configuration.compose("run", ["preset=fats"])
+
+
+def test_labeling_wants_its_labeler_named() -> None:
+    """Pictures leave the machine only if the command says so."""
+    with pytest.raises(ConfigError, match=r"say labeler=NAME; have: openai, scripted, transformers"):
+        configuration.compose("label", ["store=x"])
+
+
+@pytest.mark.parametrize("sentence", ["open it, gently", "don't stop", "to open the drawer", "a=b {c} [d]"])
+def test_any_sentence_reaches_the_job_as_typed(sentence: str) -> None:
+    assert configuration.compose("run", [configuration.quoted(f"sentence={sentence}")])["sentence"] == sentence
+
+
+def test_passwords_of_urls_are_blotted_out() -> None:
+    found = masked({"ledger": "postgresql://bob:hunter2@host/db", "x": ["http://h:80/a", 3]})
+    assert found == {"ledger": "postgresql://bob:***@host/db", "x": ["http://h:80/a", 3]}
+
+
+def logs(path: Path) -> Store:
+    """Two real-looking episodes without any simulator's truth."""
+    store = Store.create(path)
+    inner = np.arange(9) < 8
+    for k in range(2):
+        pixels = np.random.default_rng(k).integers(0, 255, (9, 40, 40, 3)).astype(np.uint8)
+        episode = Episode(
+            action=np.zeros((9, 2), np.float32),
+            obs={"state": np.random.default_rng(k).normal(size=(9, 3)).astype(np.float32)},
+            time=np.arange(9) / 10,
+            has_action=inner,
+            has_next=inner,
+            terminated=False,
+            truncated=True,
+            task="kitchen",
+            instruction="to wipe the table",
+            source="lab",
+            images={"front": Frames(pixels, np.arange(9, dtype=np.int32))},
+        )
+        store.append([episode])
+    return store
+
+
+def test_logs_without_a_simulator_leave_out_what_they_cannot_have(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = logs(tmp_path / "logs")
+    content = configuration.compose("run", [f"store={tmp_path / 'logs'}"])
+    config = configuration.build(settings.RunConfig, content, where="run")
+    assert settings.pick_task(config) is None
+    assert settings.fitting(config, store, None).arms == ("bc", "constant", "learned")
+    assert "arm ground_truth left out: these logs hold no reward of a simulator" in capsys.readouterr().out
+
+
+def test_logs_that_do_not_fit_the_simulation_are_refused_before_any_question(tmp_path: Path) -> None:
+    store = logs(tmp_path / "logs")
+    content = configuration.compose("run", [f"store={tmp_path / 'logs'}", "task=cartpole"])
+    config = configuration.build(settings.RunConfig, content, where="run")
+    with pytest.raises(ConfigError, match="obs/state has 3 numbers, task 'cartpole' shows"):
+        settings.fitting(config, store, settings.pick_task(config))
+
+
+def test_a_capped_labeling_job_is_named_in_the_summary(tmp_path: Path) -> None:
+    arguments = [*SMALL, "limits.max_calls=40", "arms=[learned]"]
+    done = vlmrl("run", *arguments, folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "stopped by max_calls at 40 of 80 answers" in done.stdout
+
+
+def test_training_again_on_other_data_does_not_return_the_old_policy(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        logs(tmp_path / name)
+    Store.open(tmp_path / "b").append(
+        [
+            dataclasses.replace(Store.open(tmp_path / "b").episode(id), id="x")
+            for id in Store.open(tmp_path / "b").episodes.id[:1]
+        ]
+    )
+    learner = configuration.compose("train", ["learner=bc", "learner.updates=3"])["learner"]
+    first = Training("bc", 0, str(tmp_path / "a"), None, learner, ("state",), str(tmp_path / "policy"))
+    train(first)
+    assert first.done
+    assert not dataclasses.replace(first, store=str(tmp_path / "b")).done
+    assert not dataclasses.replace(first, seed=1).done
+    assert not dataclasses.replace(first, learner=learner | {"lr": 1.0}).done

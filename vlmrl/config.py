@@ -109,7 +109,7 @@ def run_hydra(name: str, job: Callable[[dict[str, Any], Path], None], arguments:
     if _Content not in Plugins.instance().discover(SearchPathPlugin):
         Plugins.instance().register(_Content)
     if not any(a.startswith("-") for a in arguments):
-        compose(name, arguments)
+        compose(name, [quoted(a) for a in arguments])
 
     @hydra.main(version_base="1.3", config_path=str(places("conf")[0]), config_name=name)
     def application(config: Any) -> None:
@@ -125,11 +125,19 @@ def run_hydra(name: str, job: Callable[[dict[str, Any], Path], None], arguments:
             print("\nvlmrl: interrupted; the same command with the same `out` goes on from here", file=sys.stderr)
             sys.exit(130)
 
-    before, sys.argv = sys.argv, [f"vlmrl {name}", *arguments]
+    before, sys.argv = sys.argv, [f"vlmrl {name}", *map(quoted, arguments)]
     try:
         application()
     finally:
         sys.argv = before
+
+
+def quoted(argument: str) -> str:
+    """A sentence as Hydra's grammar takes it: the shell has eaten the user's own quotes, and commas mean a sweep."""
+    key, equals, value = argument.partition("=")
+    if key != "sentence" or not equals or value in ("null", "") or value[0] in "'\"":
+        return argument
+    return f"{key}='{value.replace(chr(39), chr(92) + chr(39))}'"
 
 
 def compose(name: str, overrides: Sequence[str]) -> dict[str, Any]:
@@ -145,13 +153,21 @@ def compose(name: str, overrides: Sequence[str]) -> dict[str, Any]:
         try:
             config = hydra.compose(name, overrides=list(overrides))
         except (HydraException, OmegaConfBaseException) as error:
-            plain = OmegaConf.to_container(hydra.compose(name))
+            plain = {} if "You must specify" in str(error) else OmegaConf.to_container(hydra.compose(name))
             raise ConfigError(_explain(error, plain, overrides)) from error
         return cast("dict[str, Any]", OmegaConf.to_container(config, resolve=True))
 
 
 def _explain(error: Exception, plain: Any, overrides: Sequence[str]) -> str:
     """What was wrong with which override, and what exists there."""
+    text = str(error.__cause__ or error)
+    if found := re.search(r"You must specify '(\w+)'", text):
+        block = text.partition("Available options")[2].partition("\n")[2]
+        options = sorted(o for o in block.split() if not o.startswith("base_"))
+        return f"say {found[1]}=NAME; have: {', '.join(options)}"
+    if found := re.search(r"Could not find '(\w+)/([^']+)'", text):
+        block = text.partition("Available options")[2].partition("\n")[2].partition("Config search")[0]
+        return str(unknown(found[1], found[2], (o for o in block.split() if not o.startswith("base_"))))
     for override in overrides:
         key, equals, _ = override.partition("=")
         if not equals:
@@ -168,8 +184,4 @@ def _explain(error: Exception, plain: Any, overrides: Sequence[str]) -> str:
             if part == "hydra":
                 break
             node = node[part]
-    text = str(error.__cause__ or error)
-    if found := re.search(r"Could not find '(\w+)/([^']+)'", text):
-        block = text.partition("Available options")[2].partition("\n")[2].partition("Config search")[0]
-        return str(unknown(found[1], found[2], (o for o in block.split() if not o.startswith("base_"))))
     return " ".join(line.strip() for line in text.split("\n")[:2])

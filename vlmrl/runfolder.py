@@ -2,13 +2,14 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import vlmrl
 from vlmrl.errors import DataError
@@ -55,6 +56,15 @@ def read_json(path: Path) -> Any:
         raise DataError(f"{path} is damaged ({error}); remove it, and what it describes is made again") from error
 
 
+def masked(content: Any) -> Any:
+    """The same settings or text with the passwords of URLs blotted out: run folders and reports are passed on."""
+    if isinstance(content, Mapping):
+        return {key: masked(value) for key, value in cast("Mapping[str, Any]", content).items()}
+    if isinstance(content, list):
+        return [masked(value) for value in cast("list[Any]", content)]
+    return re.sub(r"(\w+://[^\s:/@]+):[^\s@]+@", r"\1:***@", content) if isinstance(content, str) else content
+
+
 def flatten(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested settings by dotted name."""
     flat: dict[str, Any] = {}
@@ -76,7 +86,7 @@ def provenance() -> dict[str, Any]:
         "commit": commit(),
         "python": sys.version.split()[0],
         "packages": versions,
-        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": masked(" ".join([Path(sys.argv[0]).name, *sys.argv[1:]])),
     }
 
 

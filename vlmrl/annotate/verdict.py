@@ -31,8 +31,13 @@ def read_verdict(text: str) -> Verdict | None:
     text = _FENCE.sub("", _THOUGHT.sub("", text)).replace("−", "-").strip()
     if "{" in text:
         return _read_object(text)
-    found = {m.group(1) for line in text.splitlines() if (m := _LINE.fullmatch(line.strip()))}
+    found = {m.group(1) for line in text.splitlines() if (m := _LINE.fullmatch(line.strip())) and not _is_marker(line)}
     return _LABELS[found.pop()] if len(found) == 1 else None
+
+
+def _is_marker(line: str) -> bool:
+    """`1.` alone numbers a list; `Answer: 1.` ends a sentence."""
+    return re.fullmatch(r"\W*\d[)\].]*[.)][\W_]*", line) is not None
 
 
 def _read_object(text: str) -> Verdict | None:

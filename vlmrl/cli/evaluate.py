@@ -12,7 +12,7 @@ from vlmrl.evaluate.rollout import evaluation_seeds, rollout
 from vlmrl.evaluate.statistics import wilson
 from vlmrl.evaluate.video import write_video
 from vlmrl.policy import LearnedPolicy
-from vlmrl.runfolder import provenance, write_json
+from vlmrl.runfolder import masked, provenance, write_json
 from vlmrl.sim import load_task
 
 
@@ -35,7 +35,7 @@ def main(content: Mapping[str, Any], folder: Path) -> None:
         raise ConfigError("evaluate needs a policy: vlmrl evaluate policy=FOLDER (vlmrl train makes one)")
     config = configuration.build(EvaluateConfig, content, where="evaluate")
     policy, task = LearnedPolicy.from_pretrained(config.policy), load_task(config.task)
-    write_json(folder / "config.json", dict(content))
+    write_json(folder / "config.json", masked(dict(content)))
     write_json(folder / "meta.json", provenance())
     done = rollout(task, policy, evaluation_seeds(config.episodes), film_every=config.film_every, quiet=False)
     save(done, folder / "rollouts.json")

@@ -7,7 +7,7 @@ from typing import Any
 
 from vlmrl import config as configuration
 from vlmrl.annotate import LABELERS
-from vlmrl.cli import evaluate, help, label, run, train
+from vlmrl.cli import evaluate, help, label, run, settings, train
 from vlmrl.learn import LEARNERS
 
 
@@ -21,7 +21,7 @@ class Job:
 
 
 JOBS = {
-    "run": Job(run.RunConfig, run.main, {"labeler": LABELERS, "learner": LEARNERS}),
+    "run": Job(settings.RunConfig, run.main, {"labeler": LABELERS, "learner": LEARNERS}),
     "label": Job(label.LabelConfig, label.main, {"labeler": LABELERS}),
     "train": Job(train.TrainConfig, train.main, {"learner": LEARNERS}),
     "evaluate": Job(evaluate.EvaluateConfig, evaluate.main),

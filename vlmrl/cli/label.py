@@ -25,7 +25,7 @@ from vlmrl.errors import ConfigError, LabelerError
 from vlmrl.reward import preference
 from vlmrl.reward.distill import distill
 from vlmrl.reward.relabel import relabel
-from vlmrl.runfolder import Metrics, provenance, write_json
+from vlmrl.runfolder import Metrics, masked, provenance, write_json
 from vlmrl.store import Store
 from vlmrl.types import Frame, Labeler, Preferences, Query
 
@@ -69,7 +69,7 @@ def main(content: Mapping[str, Any], folder: Path) -> None:
     config = configuration.build(LabelConfig, content, where="label")
     store = Store.open(config.store)
     camera = pick_camera(store, config.camera)
-    write_json(folder / "config.json", dict(content))
+    write_json(folder / "config.json", masked(dict(content)))
     write_json(folder / "meta.json", provenance() | {"store": store.hash})
     labels = annotate(
         store,
@@ -119,7 +119,9 @@ def annotate(
             report = run_job(queries, answerer, ledger=book, limits=limits, pictures=Pictures(store), progress=bar.show)
         if not any(v for k, v in report.verdicts.items() if k != "unsure"):
             raise LabelerError(
-                f"{answerer.name} gave no usable answer to {report.done} questions; look at its replies in {ledger}"
+                f"{answerer.name} gave no usable answer to {report.total} questions "
+                f"({report.given_up} given up after {limits.attempts} unreadable replies each: limits.attempts allows "
+                f"more, labeler.draw=1 asks anew); its replies are in {masked(ledger)}"
             )
         return Labels(queries, report, book.snapshot(queries, report.keys))
 
@@ -160,7 +162,7 @@ def describe(report: JobReport) -> str:
     verdicts = ", ".join(f"{name} {count}" for name, count in sorted(report.verdicts.items()))
     return (
         f"{report.labeler}: {report.total} questions, {report.cached} known before, {report.asked} asked now, "
-        f"{report.unreadable} unreadable; verdicts: {verdicts or 'none'}; "
+        f"{report.unreadable} unreadable, {report.given_up} given up; verdicts: {verdicts or 'none'}; "
         f"{report.cost.calls} calls, {report.cost.prompt_tokens + report.cost.completion_tokens} tokens, "
         f"${report.cost.usd:.2f}, {report.seconds:.0f} s"
     )
@@ -217,6 +219,7 @@ def as_json(labels: Labels, store: Store) -> dict[str, Any]:
         "labeler": report.labeler,
         "total": report.total,
         "verdicts": dict(report.verdicts),
+        "stopped_by": report.stopped_by,
         "unreadable": report.unreadable,
         "calls": report.cost.calls,
         "tokens": report.cost.prompt_tokens + report.cost.completion_tokens,

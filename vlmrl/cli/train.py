@@ -16,7 +16,7 @@ from vlmrl.learn import fit, learner
 from vlmrl.learn.batch import product_dtype
 from vlmrl.nn import Actor
 from vlmrl.policy import LearnedPolicy
-from vlmrl.runfolder import Metrics, provenance, read_json, write_json
+from vlmrl.runfolder import Metrics, masked, provenance, read_json, write_json
 from vlmrl.sim import load_task, make
 from vlmrl.store import Store
 
@@ -91,7 +91,7 @@ def main(content: Mapping[str, Any], folder: Path) -> None:
         raise ConfigError(
             f"unknown reward column {config.reward!r}; have: {', '.join(sorted(store.rewards())) or 'none'}"
         )
-    write_json(folder / "config.json", dict(content))
+    write_json(folder / "config.json", masked(dict(content)))
     write_json(folder / "meta.json", provenance() | {"store": store.hash})
     name = f"{content['learner']['name']} on {config.reward or 'no reward'}"
     trainings = [

@@ -170,9 +170,10 @@ def _entries_v2(root: Path, info: Mapping[str, Any], videos: Sequence[str]) -> I
         chunk = index // int(info.get("chunks_size", 1000))
         place = {"episode_chunk": chunk, "episode_index": index}
         clips = {
-            key: Clip(root / str(info["video_path"]).format(**place, video_key=key), 0.0, math.inf) for key in videos
+            key: Clip(root / _template(root, info, "video_path").format(**place, video_key=key), 0.0, math.inf)
+            for key in videos
         }
-        yield Entry(index, int(about["length"]), root / str(info["data_path"]).format(**place), clips)
+        yield Entry(index, int(about["length"]), root / _template(root, info, "data_path").format(**place), clips)
 
 
 def _entries_v3(root: Path, info: Mapping[str, Any], videos: Sequence[str]) -> Iterator[Entry]:
@@ -183,17 +184,17 @@ def _entries_v3(root: Path, info: Mapping[str, Any], videos: Sequence[str]) -> I
     columns = ["episode_index", "length", "data/chunk_index", "data/file_index"]
     columns += [f"videos/{key}/{name}" for key in videos for name in offsets]
     for path in paths:
-        schema = parquet().read_schema(path).names
+        schema = _columns(path)
         if lacking := [c for c in columns if c not in schema]:
             raise DataError(f"{path} lacks the columns {', '.join(lacking)}")
         for row in read_parquet(path, columns).to_pylist():
-            table = str(info["data_path"]).format(
+            table = _template(root, info, "data_path").format(
                 chunk_index=row["data/chunk_index"], file_index=row["data/file_index"]
             )
             clips: dict[str, Clip] = {}
             for key in videos:
                 chunk, file, start, stop = (row[f"videos/{key}/{name}"] for name in offsets)
-                where = str(info["video_path"]).format(video_key=key, chunk_index=chunk, file_index=file)
+                where = _template(root, info, "video_path").format(video_key=key, chunk_index=chunk, file_index=file)
                 clips[key] = Clip(root / where, float(start), float(stop))
             yield Entry(int(row["episode_index"]), int(row["length"]), root / table, clips)
 
@@ -229,3 +230,17 @@ def _lines(path: Path) -> list[dict[str, Any]]:
         raise DataError(f"{path} is missing") from error
     except ValueError as error:
         raise DataError(f"{path} is not one JSON object a line: {error}") from error
+
+
+def _template(root: Path, info: Mapping[str, Any], key: str) -> str:
+    if key not in info:
+        raise DataError(f"{root / 'meta/info.json'} lacks {key!r}; have: {', '.join(sorted(info))}")
+    return str(info[key])
+
+
+def _columns(path: Path) -> list[str]:
+    """Names of a parquet file's columns."""
+    try:
+        return list(parquet().read_schema(path).names)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} is no readable parquet file: {error}") from error
