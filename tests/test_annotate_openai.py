@@ -148,6 +148,8 @@ def test_tokens_price_and_time_are_counted_over_both_calls():
         ("I would say 1 is better than 0.", None),
         ("In picture 1 the drawer is open.", None),
         ("1. The first picture shows a closed drawer.", None),
+        ("1.\nImage 1 shows a closed drawer.\n2.\nImage 2", None),
+        ("**1.**\nThe first image shows", None),
         ("I'm sorry, I can't help with that.", None),
         ('{"answer": 2}', None),
         ('{"answer": true}', None),

@@ -15,6 +15,7 @@ _KEYS = ("answer", "label", "choice", "verdict", "preference", "output", "result
 _THOUGHT = re.compile(r"<think(?:ing)?>.*?</think(?:ing)?>", re.DOTALL | re.IGNORECASE)
 _FENCE = re.compile(r"^```\w*$|`", re.MULTILINE)
 _OBJECT = re.compile(r"\{[^{}]*\}")
+_MARKER = re.compile(r"\W*\d[.)][\W_]*")
 _LINE = re.compile(
     rf"[\s*_\"'(\[]*(?:(?:the |my )?(?:final )?(?:{'|'.join(_KEYS)})(?: is)?[\s*_]*[:=]?[\s*_\"'(\[]*)?"
     r"(-1|0|1)[\s*_\"')\].]*",
@@ -31,13 +32,11 @@ def read_verdict(text: str) -> Verdict | None:
     text = _FENCE.sub("", _THOUGHT.sub("", text)).replace("−", "-").strip()
     if "{" in text:
         return _read_object(text)
-    found = {m.group(1) for line in text.splitlines() if (m := _LINE.fullmatch(line.strip())) and not _is_marker(line)}
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    # Among other lines `1.` numbers a list.
+    labels = lines if len(lines) == 1 else [line for line in lines if not _MARKER.fullmatch(line)]
+    found = {m.group(1) for line in labels if (m := _LINE.fullmatch(line))}
     return _LABELS[found.pop()] if len(found) == 1 else None
-
-
-def _is_marker(line: str) -> bool:
-    """`1.` alone numbers a list; `Answer: 1.` ends a sentence."""
-    return re.fullmatch(r"\W*\d[)\].]*[.)][\W_]*", line) is not None
 
 
 def _read_object(text: str) -> Verdict | None:
