@@ -1,0 +1,46 @@
+"""The documents keep their word: links resolve, commands and settings that they print exist, nothing is left to fill in."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from vlmrl import config as configuration
+from vlmrl.cli import jobs
+
+ROOT = Path(__file__).resolve().parent.parent
+DOCUMENTS = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
+COMMAND = re.compile(r"^(?:\./vlmrl\.sh (?:vlmrl )?|vlmrl )(run|label|train|evaluate|demo)\b(.*)$", re.MULTILINE)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda p: p.name)
+def test_links_between_documents_resolve(document: Path) -> None:
+    text = document.read_text()
+    links = [link for link in re.findall(r"\]\(([^)#\s]+)", text) if "://" not in link]
+    missing = [link for link in links if not (document.parent / link).exists()]
+    assert not missing
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda p: p.name)
+def test_nothing_is_left_to_fill_in(document: Path) -> None:
+    assert not re.search(r"^(RESULTS|EXAMPLE)$|\bTODO\b|\bTBD\b", document.read_text(), re.MULTILINE)
+
+
+def commands() -> list[tuple[str, str, str]]:
+    found = [(d.name, name, rest) for d in DOCUMENTS for name, rest in COMMAND.findall(d.read_text())]
+    return sorted(set(found))
+
+
+@pytest.mark.parametrize(("document", "name", "rest"), commands())
+def test_every_setting_of_a_printed_command_exists(document: str, name: str, rest: str) -> None:
+    jobs.register()
+    name = "run" if name == "demo" else name
+    words = re.findall(r"(?:[^\s'\"]|'[^']*'|\"[^\"]*\")+", rest.split(" #")[0].rstrip("\\"))
+    overrides = [configuration.quoted(word) for word in words if "=" in word and not word.startswith("-")]
+    if name == "label" and not any(o.startswith("labeler=") for o in overrides):
+        overrides.append("labeler=openai")
+    configuration.compose(name, overrides)
+
+
+def test_there_are_commands_to_check() -> None:
+    assert len(commands()) >= 10
