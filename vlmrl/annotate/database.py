@@ -34,7 +34,7 @@ def open_engine(location: str | Path) -> Engine:
             return create_engine(url, pool_pre_ping=True)
         engine = create_engine(url, connect_args={"timeout": _BUSY_S})
     except ModuleNotFoundError as e:
-        raise ConfigError(f"the ledger's URL needs the package {e.name!r}: pip install 'psycopg[binary]'") from e
+        raise ConfigError(f"the ledger's URL needs the package {e.name!r}: pip install 'vlmrl[postgres]'") from e
     event.listen(engine, "connect", _prepare_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
     return engine
