@@ -120,24 +120,18 @@ def _difference(found: Interval, ink: str, *, reach: float) -> str:
 def _explained(run: Run) -> str:
     """How to read the table, and how its intervals are made."""
     several = max((row.seeds for row in run.rows), default=0) > 1
-    trained = f"a bootstrap that draws training seeds, then episodes within them ({number(DRAWS)} draws)"
     if several:
-        how = f"for trained arms by {trained}, for the success of an untrained arm by Wilson’s formula. "
+        how = f"a bootstrap that draws training seeds and initial states ({number(DRAWS)} draws), "
+        how += "never narrower than a score interval over the initial states (Wilson’s, Newcombe’s for differences). "
         how += "Dots: single seeds."
     else:
-        how = "for success by Wilson’s formula over episodes, "
-        how += f"for differences by a bootstrap over episodes ({number(DRAWS)} draws)."
-    text = (
+        how = "Wilson’s formula over episodes for success; for differences a bootstrap over episodes "
+        how += f"({number(DRAWS)} draws), never narrower than Newcombe’s paired interval."
+    return (
         "Success: the task’s predicate held at any step. Return: sum of the simulator’s own reward over the horizon. "
         f"Intervals are 95 %: {how} Differences are in percentage points, paired by training seed and initial state; "
         "every policy starts from the same states. "
     )
-    if any(found.low == found.high for row in run.rows for found in (row.success, *row.versus.values())):
-        text += (
-            "A bootstrap of equal outcomes has no width: an interval without width says that nothing varied in these "
-            "episodes, not that nothing can."
-        )
-    return text
 
 
 def _caption(run: Run, arm: str) -> str:

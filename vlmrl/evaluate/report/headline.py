@@ -58,6 +58,8 @@ def _labels(run: Run, answers: Answers | None) -> str:
         return "No questions were asked in this run."
     asked = (run.labels or {}).get("total", len(answers))
     text = f"{plural(int(asked), 'question')} about pairs of pictures went to {who(run)}. "
+    if stopped := (run.labels or {}).get("stopped_by"):
+        text += f"<b>Labeling was stopped by {escape(stopped)}: only {number(len(answers))} have an answer.</b> "
     found = answers.accuracy()
     if found is None:
         return text + "Nothing in these data tells which answers are right."
