@@ -1,4 +1,4 @@
-"""The documents keep their word: links resolve, commands and settings that they print exist, nothing is left to fill in."""
+"""The documents keep their word: links resolve, printed commands and settings exist, nothing is left to fill in."""
 
 import re
 from pathlib import Path
