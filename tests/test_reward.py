@@ -108,6 +108,9 @@ def test_distilled_reward_orders_unseen_pictures_and_survives_saving(store: Stor
     pictures = np.stack([bar_picture(level) for level in levels])
     scores = preference.score(trained.network, pictures)
     assert spearman(scores.mean(1).astype(np.float64), levels) > 0.95
+    rows = np.unique(store.frame_rows("judge"))
+    members = preference.score(trained.network, store.frames("judge", rows, SIZE))
+    assert np.abs(members.mean(0)).max() < 0.05 * members.std()
     trained.save_pretrained(tmp_path / "reward")
     again = PreferenceReward.from_pretrained(tmp_path / "reward")
     np.testing.assert_array_equal(preference.score(again.network, pictures), scores)

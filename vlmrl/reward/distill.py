@@ -48,6 +48,7 @@ def distill(
         quiet=quiet,
     )
     state.network.eval()
+    preference.centre(state)
     found = _held_out(state, held)
     facts = {
         "labels": len(pairs),

@@ -154,6 +154,16 @@ def update(config: Config, state: State, batch: tuple[Tensor, Tensor, Tensor, Te
     return {name: value.detach() for name, value in losses.items()}
 
 
+@torch.no_grad()
+def centre(state: State) -> None:
+    """Give every member zero mean over the pictures it was trained on.
+
+    Preferences do not fix a reward's offset: left in, members would seem to disagree where they only stand elsewhere.
+    """
+    if not state.network.tanh:
+        state.network.bias -= torch.from_numpy(score(state.network, state.pictures.numpy()).mean(0))
+
+
 def prepare(pictures: UInt8[Tensor, "B H W 3"]) -> Float[Tensor, "B 3 H W"]:
     """Pictures as the network takes them."""
     return pictures.permute(0, 3, 1, 2).float() / 255 - 0.5

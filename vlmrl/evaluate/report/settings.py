@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from vlmrl.evaluate.report.folder import Run
@@ -33,7 +34,7 @@ def _provenance(run: Run, store: Store) -> list[tuple[str, str]]:
         ("python", meta.get("python")),
         ("packages", ", ".join(f"{name} {version}" for name, version in packages.items())),
         ("training seeds", ", ".join(map(str, meta.get("seeds", ())))),
-        ("store", store.path),
+        ("store", _near(store.path)),
         ("store hash, as the run began", meta.get("store")),
         ("store hash, with the rewards of this run", store.hash),
         ("labeler", labels.get("labeler")),
@@ -56,3 +57,9 @@ def _table(rows: Sequence[tuple[str, str]]) -> str:
         f"<tr><th scope='row'>{escape(key)}</th><td><code>{escape(value)}</code></td></tr>" for key, value in rows
     )
     return f"<table class='settings'><tbody>{body}</tbody></table>"
+
+
+def _near(path: Path) -> Path:
+    """The path as seen from the working folder where it lies below it: reports are passed on."""
+    path, here = path.resolve(), Path.cwd().resolve()
+    return path.relative_to(here) if path.is_relative_to(here) else path
