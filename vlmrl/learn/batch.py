@@ -3,8 +3,10 @@
 import math
 import os
 import shutil
+import sysconfig
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import numpy as np
@@ -72,9 +74,12 @@ def product_dtype(precision: str) -> torch.dtype:
 def compiled(function: FunctionT, when: str, *, updates: int) -> FunctionT:
     """The function through `torch.compile`, where that pays.
 
-    Compiling takes 5 to 20 s and a C++ compiler, and saves a quarter of each update: `auto` wants 20,000 of them.
+    Compiling takes 5 to 20 s, a C++ compiler and Python's headers, and saves a quarter of each update: `auto` wants
+    20,000 of them.
     """
-    pays = updates >= 20_000 and shutil.which(os.environ.get("CXX", "g++")) is not None
+    compiler = shutil.which(os.environ.get("CXX", "g++")) is not None
+    headers = (Path(sysconfig.get_path("include")) / "Python.h").is_file()
+    pays = updates >= 20_000 and compiler and headers
     return cast("FunctionT", torch.compile(function)) if when == "always" or (when == "auto" and pays) else function
 
 
