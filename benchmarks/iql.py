@@ -196,7 +196,7 @@ def returns(store_path: Path, out: Path, *, seeds: int, updates: int, episodes: 
     """Success of the plain loop and of ours with the same settings, seeds and initial states."""
     gl.choose()
     from vlmrl.evaluate.rollout import evaluation_seeds, rollout
-    from vlmrl.evaluate.statistics import difference, rate
+    from vlmrl.evaluate.statistics import difference, mean_difference, rate
     from vlmrl.nn import Actor, Normaliser
     from vlmrl.policy import LearnedPolicy
     from vlmrl.sim import load_task
@@ -245,7 +245,7 @@ def returns(store_path: Path, out: Path, *, seeds: int, updates: int, episodes: 
     for name, values in success.items():
         print(f"  {name:6} success {rate(values).percent()}, return {total[name].mean():.0f}")
     print(f"  vlmrl - plain: success {difference(success['vlmrl'], success['plain'])}")
-    print(f"  vlmrl - plain: return {difference(total['vlmrl'], total['plain'])}")
+    print(f"  vlmrl - plain: return {mean_difference(total['vlmrl'], total['plain'])}")
 
 
 def main() -> None:

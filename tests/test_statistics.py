@@ -5,7 +5,7 @@ import pytest
 
 from vlmrl.evaluate.results import table
 from vlmrl.evaluate.rollout import Rollouts
-from vlmrl.evaluate.statistics import difference, rate, wilson
+from vlmrl.evaluate.statistics import difference, mean_difference, rate, wilson
 
 
 def rollouts(success: list[int]) -> Rollouts:
@@ -89,3 +89,11 @@ def test_all_failures_over_seeds_still_have_an_interval() -> None:
     interval = rate(np.zeros((5, 20)))
     assert interval.low == 0
     assert interval.high == pytest.approx(wilson(0, 20).high)
+
+
+def test_difference_of_returns_shifts_with_the_returns() -> None:
+    generator = np.random.default_rng(0)
+    a, b = generator.normal(100, 10, (4, 20)), generator.normal(100, 10, (4, 20))
+    one, two = mean_difference(a, b), mean_difference(a + 50, b)
+    assert (two.low, two.estimate, two.high) == pytest.approx((one.low + 50, one.estimate + 50, one.high + 50))
+    assert one.low <= 0 <= one.high

@@ -57,6 +57,11 @@ def difference(a: Float[np.ndarray, "_ episodes"], b: Float[np.ndarray, "_ episo
     return _wider(_bootstrap(a - b), _newcombe(a, b))
 
 
+def mean_difference(a: Float[np.ndarray, "_ episodes"], b: Float[np.ndarray, "_ episodes"]) -> Interval:
+    """Mean of a minus mean of b for numbers that are no rates, such as returns: the two-way bootstrap, paired."""
+    return _bootstrap(np.subtract(*np.broadcast_arrays(a, b)))
+
+
 def _bootstrap(x: Float[np.ndarray, "seeds episodes"], *, draws: int = 10_000) -> Interval:
     generator = np.random.default_rng(0)
     rows, columns = (generator.multinomial(n, np.full(n, 1 / n), size=draws) / n for n in x.shape)
