@@ -161,7 +161,7 @@ def centre(state: State) -> None:
     Preferences do not fix a reward's offset: left in, members would seem to disagree where they only stand elsewhere.
     """
     if not state.network.tanh:
-        state.network.bias -= torch.from_numpy(score(state.network, state.pictures.numpy()).mean(0))
+        state.network.bias.sub_(torch.from_numpy(score(state.network, state.pictures.numpy()).mean(0)))
 
 
 def prepare(pictures: UInt8[Tensor, "B H W 3"]) -> Float[Tensor, "B 3 H W"]:
