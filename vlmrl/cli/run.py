@@ -196,4 +196,4 @@ def summary(config: RunConfig, labels: labeling.Labels | None, task: Task) -> st
         return f"{judge}every episode of {task.name} starts alike: one initial state, rates are 0 or 100 %"
     if len(config.seeds) == 1:
         return f"{judge}one training seed: a smoke test, not a claim (intervals are over episodes only)"
-    return f"{judge}{len(config.seeds)} training seeds; intervals are 95 %, over seeds and episodes within them"
+    return f"{judge}{len(config.seeds)} training seeds; intervals are 95 %, over seeds and initial states"

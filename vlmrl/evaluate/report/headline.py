@@ -1,12 +1,10 @@
 """The first screen: what was asked, what came out, and how far to believe it."""
 
-from vlmrl.errors import ConfigError
 from vlmrl.evaluate.report.answers import Answers
 from vlmrl.evaluate.report.arms import learner_name
 from vlmrl.evaluate.report.folder import Run
 from vlmrl.evaluate.report.markup import bounds, escape, interval, listed, number, percent, plural, points
 from vlmrl.evaluate.results import Row
-from vlmrl.sim import load_task
 from vlmrl.store import Store
 
 CLAIM_SEEDS = 5
@@ -16,14 +14,9 @@ BASELINES = {"bc": "behaviour cloning", "constant": "a constant reward"}
 
 
 def sentence(run: Run, store: Store) -> str:
-    """What the robot was asked to do."""
+    """What the robot was asked to do: as typed, else as the logs say, which is how the questions were asked."""
     if run.config.get("sentence"):
         return str(run.config["sentence"])
-    if run.config.get("task"):
-        try:
-            return load_task(str(run.config["task"])).instruction
-        except ConfigError:
-            pass  # the task's file is gone since: the logs still know
     recorded = sorted(set(store.episodes.instruction) - {""})
     return (
         recorded[0] if len(recorded) == 1 else f"{len(recorded)} different instructions" if recorded else "no sentence"
