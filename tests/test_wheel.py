@@ -1,4 +1,4 @@
-"""The wheel carries conf, tasks and robots, and finds them without the checkout."""
+"""The wheel carries conf, tasks, robots and the built-in judge, and finds them without the checkout."""
 
 import subprocess
 import sys
@@ -34,7 +34,8 @@ def wheel(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_every_content_file_is_in_the_wheel_and_nothing_else_is_importable(root: Path, wheel: Path):
     held = set(zipfile.ZipFile(wheel).namelist())
-    files = [p.relative_to(root) for group in ("conf", "tasks", "robots") for p in (root / group).rglob("*.*")]
+    groups = ("conf", "tasks", "robots", "data/judge")
+    files = [p.relative_to(root) for group in groups for p in (root / group).rglob("*.*")]
     assert {f"vlmrl/_content/{p.as_posix()}" for p in files if (root / p).is_file() and p.name[0] != "."} <= held
     tops = {name.split("/")[0] for name in held}
     assert tops == {"vlmrl", next(t for t in tops if t.endswith(".dist-info"))}

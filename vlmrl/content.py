@@ -1,15 +1,15 @@
-"""Where conf, tasks and robots are found: the working folder first, then the installation."""
+"""Where conf, tasks, robots and data (the built-in judge) are found: the working folder, then the installation."""
 
 from pathlib import Path
 from typing import Literal, get_args
 
 from vlmrl.errors import ConfigError, unknown
 
-Group = Literal["conf", "tasks", "robots"]
+Group = Literal["conf", "tasks", "robots", "data"]
 
 GROUPS: tuple[Group, ...] = get_args(Group)
 
-_KIND = {"conf": "configuration", "tasks": "task", "robots": "robot"}
+_KIND = {"conf": "configuration", "tasks": "task", "robots": "robot", "data": "data"}
 
 
 def find(group: Group, name: str) -> Path:
