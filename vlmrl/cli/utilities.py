@@ -69,7 +69,7 @@ def import_(
     content = _pairs(settings)
     if "format" not in content:
         raise ConfigError(f"which format? format=NAME; have: {', '.join(sorted(IMPORTERS))}")
-    module = importer(content.pop("format"))
+    module = importer(str(content.pop("format")))
     base = OmegaConf.structured(configuration.schema(module.Config))
     have = [field.name for field in dataclasses.fields(module.Config)]
     for key in content:
@@ -125,8 +125,15 @@ def list_() -> None:
         typer.echo(f"{name:24} {load_task(name).instruction}")
 
 
-def _pairs(settings: list[str]) -> dict[str, str]:
+def _pairs(settings: list[str]) -> dict[str, str | list[str]]:
     wrong = [s for s in settings if "=" not in s]
     if wrong:
         raise ConfigError(f"settings are key=value, found {wrong[0]!r}")
-    return dict(s.split("=", 1) for s in settings)
+    return {key: _value(text) for key, text in (s.split("=", 1) for s in settings)}
+
+
+def _value(text: str) -> str | list[str]:
+    """A text, or the list that [a,b] means in a job's settings too."""
+    if not (text.startswith("[") and text.endswith("]")):
+        return text
+    return [part.strip() for part in text[1:-1].split(",") if part.strip()]

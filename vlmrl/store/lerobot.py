@@ -19,12 +19,12 @@ from PIL import Image, UnidentifiedImageError
 
 from vlmrl.errors import DataError
 from vlmrl.store import manifest
+from vlmrl.store.importers import Report, append_all
 from vlmrl.store.lerobot_meta import Clip, Dataset, Entry, load, read_parquet
 from vlmrl.store.store import Store
 from vlmrl.store.video import FrameTable, frame_table
 from vlmrl.types import Episode, Frames, Video
 
-_BATCH_BYTES = 256 << 20
 _LISTS = ("list<", "large_list<", "fixed_size_list<")
 
 
@@ -40,25 +40,6 @@ class Config:
     """Task name to record; the folder's name where empty."""
     batch: int = 16
     """Episodes committed at a time."""
-
-
-@dataclass(frozen=True)
-class Report:
-    """What an import did."""
-
-    store: Store
-    added: list[str]
-    """Ids of new episodes."""
-    known: int
-    """Episodes that the store already had."""
-    left_out: list[str]
-    """Features that a store has no place for."""
-
-    def __str__(self) -> str:
-        left_out = f"; left out: {', '.join(self.left_out)}" if self.left_out else ""
-        known = f", {self.known:,} were there" if self.known else ""
-        rows = f"{len(self.store.episodes):,} episodes, {len(self.store):,} rows"
-        return f"{len(self.added):,} episodes imported{known}; {self.store.path} now holds {rows}{left_out}"
 
 
 def run(config: Config, progress: Callable[[int], None] | None = None) -> Report:
@@ -92,29 +73,7 @@ def import_lerobot(
     Raises:
         DataError: as `read`; the episodes before it are kept.
     """
-    added: list[str] = []
-    pending: list[Episode] = []
-
-    def commit() -> None:
-        added.extend(store.append(pending))
-        pending.clear()
-        if progress is not None:
-            progress(len(added))
-
-    try:
-        for episode in read(source, skip=store.episodes, task=task):
-            pending.append(episode)
-            if len(pending) >= batch or sum(map(_pixel_bytes, pending)) >= _BATCH_BYTES:
-                commit()
-    except DataError:
-        commit()
-        raise
-    commit()
-    return added
-
-
-def _pixel_bytes(episode: Episode) -> int:
-    return sum(image.pixels.nbytes for image in episode.images.values() if isinstance(image, Frames))
+    return append_all(store, read(source, skip=store.episodes, task=task), batch=batch, progress=progress)
 
 
 def read(source: Path | str, *, skip: Container[str] = (), task: str = "") -> Iterator[Episode]:
