@@ -9,11 +9,13 @@ import sys
 
 import numpy as np
 import pytest
+import tiny_clip
 import tiny_vlm
 from fake_server import Answer, serve
 
 from vlmrl.annotate import LABELERS, load_labeler
 from vlmrl.annotate.job import Metered
+from vlmrl.encoder import DualEncoder
 from vlmrl.errors import ConfigError
 from vlmrl.types import Frame, Kind, Labeler, Query, Verdict
 
@@ -29,11 +31,41 @@ def labeler(request):
     module = load_labeler(request.param)
     if request.param == "scripted":
         return module.build(module.Config(), truth=lambda item: float(item.row))
+    if request.param == "judge":
+        encoder = DualEncoder.load(str(request.getfixturevalue("encoder")))
+        return module.build(
+            module.Config(threshold=0.5), encoder=encoder, embed=towards(encoder), instruction="open it"
+        )
+    if request.param == "recorded":
+        return module.build(module.Config(file=str(request.getfixturevalue("answers"))))
     if request.param == "transformers":
         folder = str(request.getfixturevalue("model"))
         return module.build(module.Config(model=folder, device="cpu", analysis_tokens=4))
     server = request.getfixturevalue("server")
     return module.build(module.Config(model="judge", base_url=server.url))
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory):
+    return tiny_clip.build("clip", tmp_path_factory.mktemp("encoder"))
+
+
+def towards(encoder):
+    """Pictures that come the closer to the sentence the later their row."""
+    goal = encoder.texts(["open it"])[0]
+    away = np.roll(goal, 1) - goal * (np.roll(goal, 1) @ goal)
+    return lambda item: (item.row + 1) * goal + 5 * away / np.linalg.norm(away)
+
+
+@pytest.fixture
+def answers(tmp_path):
+    path = tmp_path / "answers.jsonl"
+    lines = [
+        {"a": ["frame", "e", 0, "c"], "b": ["frame", "e", 1, "c"], "instruction": "open it", "answer": "b"},
+        {"a": ["frame", "e", 2, "c"], "b": ["frame", "e", 3, "c"], "instruction": "open it", "answer": "a"},
+    ]
+    path.write_text("\n".join(map(json.dumps, lines)))
+    return path
 
 
 @pytest.fixture
@@ -68,7 +100,9 @@ def test_the_table_lists_exactly_the_files_that_can_be_built(root):
 
 
 def test_an_unknown_labeler_is_refused_with_the_choices():
-    with pytest.raises(ConfigError, match="unknown labeler 'oracle'; have: openai, scripted, transformers"):
+    with pytest.raises(
+        ConfigError, match="unknown labeler 'oracle'; have: judge, openai, recorded, scripted, transformers"
+    ):
         load_labeler("oracle")
 
 

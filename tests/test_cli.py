@@ -18,8 +18,6 @@ from vlmrl.runfolder import masked, write_json
 from vlmrl.store import Store
 from vlmrl.types import Episode, Frames
 
-NEEDED = {"label": ["labeler=openai"]}
-
 
 def vlmrl(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-c", "from vlmrl.cli import main; main()", *arguments]
@@ -33,14 +31,14 @@ def _registered() -> None:
 
 @pytest.mark.parametrize("name", jobs.JOBS)
 def test_every_job_composes_and_fills_its_dataclass(name: str) -> None:
-    content = configuration.compose(name, NEEDED.get(name, []))
+    content = configuration.compose(name, [])
     configuration.build(jobs.JOBS[name].config, content, where=name)
 
 
 @pytest.mark.parametrize("name", jobs.JOBS)
 def test_help_names_every_setting_of_the_composed_configuration(name: str) -> None:
     text = help.text(name, jobs.JOBS[name].config, jobs.JOBS[name].groups)
-    content = configuration.compose(name, NEEDED.get(name, []))
+    content = configuration.compose(name, [])
     for key, value in content.items():
         if key not in jobs.JOBS[name].groups:
             nested = [f"{key}.{k}" for k in value] if isinstance(value, dict) else [key]
@@ -99,7 +97,8 @@ def test_a_choice_that_does_not_exist_is_named_with_the_choices() -> None:
         (("run", "learner=iqll"), "iqll"),
         (("train", "store=nowhere"), "nowhere"),
         (("label", "labeler=openai"), "label needs a store"),
-        (("label",), "say labeler=NAME"),
+        (("label",), "label needs a store"),
+        (("label", "labeler=oracle"), "unknown labeler 'oracle'; have: judge, openai, recorded"),
         (("evaluate", "policy=nowhere"), "nowhere"),
         (("data", "import", "format=lerobt", "source=x", "out=y"), "unknown format 'lerobt'; have: lerobot"),
         (("data", "show", "nowhere"), "nowhere"),
@@ -134,6 +133,7 @@ def test_example_of_the_readme_runs_as_printed(root: Path, tmp_path: Path) -> No
 
 SMALL = [
     "preset=fast",
+    "labeler=scripted",
     "out=run",
     "pairs=80",
     "collect.episodes=8",
@@ -192,10 +192,10 @@ def test_a_mistyped_preset_does_not_start_the_default_job() -> None:
         configuration.compose("run", ["preset=fats"])
 
 
-def test_labeling_wants_its_labeler_named() -> None:
+@pytest.mark.parametrize("name", ["run", "label"])
+def test_the_default_labeler_sees_and_stays_on_the_machine(name: str) -> None:
     """Pictures leave the machine only if the command says so."""
-    with pytest.raises(ConfigError, match=r"say labeler=NAME; have: openai, scripted, transformers"):
-        configuration.compose("label", ["store=x"])
+    assert configuration.compose(name, [])["labeler"]["name"] == "judge"
 
 
 @pytest.mark.parametrize("sentence", ["open it, gently", "don't stop", "to open the drawer", "a=b {c} [d]"])

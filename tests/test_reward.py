@@ -11,7 +11,7 @@ import torch
 from vlmrl.errors import ConfigError, DataError
 from vlmrl.reward import REWARDERS, preference, rewarder
 from vlmrl.reward.distill import distill
-from vlmrl.reward.metrics import calibration_error, held_out, spearman
+from vlmrl.reward.metrics import held_out, spearman
 from vlmrl.reward.preference import Config, Network, PreferenceReward, bradley_terry
 from vlmrl.reward.relabel import relabel
 from vlmrl.runfolder import Metrics
@@ -171,14 +171,6 @@ def test_held_out_metrics_equal_hand_computed_values() -> None:
     assert found["ties"] == 1
     assert found["log_loss"] == pytest.approx(-(math.log(p1) + math.log(p2) + math.log(0.5)) / 3, rel=1e-5)
     assert found["disagreement"] == 0
-
-
-def test_calibration_error_is_zero_for_honest_and_large_for_boastful_confidence() -> None:
-    generator = np.random.default_rng(0)
-    confidence = generator.uniform(0.5, 1, 20_000)
-    honest = generator.random(20_000) < confidence
-    assert calibration_error(confidence, honest) < 0.02
-    assert calibration_error(np.ones(1000), np.zeros(1000, np.bool_)) == pytest.approx(1)
 
 
 @pytest.mark.parametrize("name", ["constant", "ground_truth"])

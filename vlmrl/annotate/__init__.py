@@ -25,7 +25,9 @@ __all__ = [
 ]
 
 LABELERS = {
+    "judge": "vlmrl.annotate.judge",
     "openai": "vlmrl.annotate.openai",
+    "recorded": "vlmrl.annotate.recorded",
     "scripted": "vlmrl.annotate.scripted",
     "transformers": "vlmrl.annotate.transformers",
 }

@@ -1,14 +1,30 @@
-"""How right labels are where the truth is known: accuracy by difficulty, as RL-VLM-F's figure draws it."""
+"""How far to trust labels: accuracy where the truth is known, as RL-VLM-F's figure draws it, and consistency always."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float64
+from jaxtyping import Bool, Float, Float64, Int64
 from scipy.stats import binomtest
 
 from vlmrl.errors import DataError
-from vlmrl.types import Item, Preferences
+from vlmrl.types import Item, Preferences, Reply, Verdict
+
+DIGITS = 3
+"""Of true progress: differences below a thousandth of the task are none, for no picture shows them."""
+
+TRAINED = {Verdict.A_BETTER: 1.0, Verdict.B_BETTER: 0.0, Verdict.TIE: 0.5}
+"""Probability that a is better which a verdict trains at."""
+
+ANSWERS = (Verdict.A_BETTER, Verdict.B_BETTER, Verdict.TIE, Verdict.UNSURE)
+
+
+def wilson(successes: int, trials: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Return Wilson's interval of a rate; pairs of one episode depend on each other, which it ignores."""
+    if not trials:
+        return 0.0, 1.0
+    found = binomtest(successes, trials).proportion_ci(confidence_level=confidence, method="wilson")
+    return float(found.low), float(found.high)
 
 
 @dataclass(frozen=True)
@@ -34,11 +50,8 @@ class Accuracy:
         return self.correct / self.decided if self.decided else float("nan")
 
     def interval(self, confidence: float = 0.95) -> tuple[float, float]:
-        """Return the Wilson interval of the rate; pairs of one episode depend on each other, which it ignores."""
-        if not self.decided:
-            return 0.0, 1.0
-        found = binomtest(self.correct, self.decided).proportion_ci(confidence_level=confidence, method="wilson")
-        return float(found.low), float(found.high)
+        """Return the Wilson interval of the rate."""
+        return wilson(self.correct, self.decided, confidence)
 
 
 @dataclass(frozen=True)
@@ -78,3 +91,122 @@ def label_accuracy(labels: Preferences, truth: Callable[[Item], float], *, bins:
 def _accuracy(right: Bool[np.ndarray, " n"], tie: Bool[np.ndarray, " n"], size: Float64[np.ndarray, " n"]) -> Accuracy:
     closest, farthest = (float(size.min()), float(size.max())) if len(size) else (0.0, 0.0)
     return Accuracy(len(size), int((right & ~tie).sum()), int(tie.sum()), closest, farthest)
+
+
+@dataclass(frozen=True)
+class Confusion:
+    """How often each answer was given to each kind of pair."""
+
+    counts: Int64[np.ndarray, "3 4"]
+    """Rows: truly a, b, equal. Columns: answered a, b, tie, unsure."""
+
+    @property
+    def correct(self) -> int:
+        """Pairs whose truth differs and whose better side was named."""
+        return int(self.counts[0, 0] + self.counts[1, 1])
+
+    @property
+    def decided(self) -> int:
+        """Pairs whose truth differs and of which a side was named."""
+        return int(self.counts[:2, :2].sum())
+
+    @property
+    def rate(self) -> float:
+        """Share of correct among decided; NaN where none was."""
+        return self.correct / self.decided if self.decided else float("nan")
+
+    def interval(self) -> tuple[float, float]:
+        """Return the Wilson interval of the rate."""
+        return wilson(self.correct, self.decided)
+
+
+def confusion(replies: Sequence[Reply | None], difference: Float64[np.ndarray, " Q"]) -> Confusion:
+    """Count answers by truth; `difference` is the truth of a minus that of b, exactly 0 for a true tie.
+
+    Pairs without a readable answer or with a difference that is NaN are left out.
+    """
+    counts = np.zeros((3, 4), np.int64)
+    for reply, gap in zip(replies, difference.tolist(), strict=True):
+        if reply is not None and isinstance(reply.answer, Verdict) and gap == gap:
+            counts[0 if gap > 0 else 1 if gap < 0 else 2, ANSWERS.index(reply.answer)] += 1
+    return Confusion(counts)
+
+
+@dataclass(frozen=True)
+class Consistency:
+    """Whether the same answers come when the sides are swapped; it needs no truth."""
+
+    pairs: int
+    """Answered both ways round."""
+    same: int
+    """Of those, the answer named the same picture, or was a tie or unsure both times."""
+    gap: float
+    """Mean of |p + p_swapped - 1|, 0 for a labeler that does not care about the order; NaN where nobody gave a p."""
+
+    @property
+    def rate(self) -> float:
+        """Share of the same; NaN where no pair was answered both ways."""
+        return self.same / self.pairs if self.pairs else float("nan")
+
+    def interval(self) -> tuple[float, float]:
+        """Return the Wilson interval of the rate."""
+        return wilson(self.same, self.pairs)
+
+
+def order_consistency(replies: Sequence[Reply | None], swapped: Sequence[Reply | None]) -> Consistency:
+    """Compare the replies to pairs with those to the same pairs, sides swapped; unanswered ones are left out."""
+    pairs = [(x, y) for x, y in zip(replies, swapped, strict=True) if x is not None and y is not None]
+    both = [
+        (x.answer, y.answer, _probability(x), _probability(y))
+        for x, y in pairs
+        if isinstance(x.answer, Verdict) and isinstance(y.answer, Verdict)
+    ]
+    same = sum(x is y.swapped() for x, y, *_ in both)
+    gaps = [abs(p + q - 1) for *_, p, q in both if p is not None and q is not None]
+    return Consistency(len(both), same, float(np.mean(gaps)) if gaps else float("nan"))
+
+
+def _probability(reply: Reply) -> float | None:
+    if reply.probability is not None or not isinstance(reply.answer, Verdict):
+        return reply.probability
+    return TRAINED.get(reply.answer)
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """How honest a labeler's probabilities are, over pairs whose truth differs, whatever the verdict was."""
+
+    pairs: int
+    """With a probability."""
+    error: float
+    """Expected calibration error; NaN without pairs."""
+    log_loss: float
+    """Mean, natural; NaN without pairs."""
+
+
+def calibration(replies: Sequence[Reply | None], difference: Float64[np.ndarray, " Q"]) -> Calibration:
+    """Compare the labeler's own probabilities with the truth, verdicts without one being left out."""
+    known = [
+        (r.probability, gap > 0)
+        for r, gap in zip(replies, difference.tolist(), strict=True)
+        if r is not None and r.probability is not None and gap == gap and gap != 0
+    ]
+    if not known:
+        return Calibration(0, float("nan"), float("nan"))
+    p, a_better = np.array([p for p, _ in known]), np.array([better for _, better in known])
+    given = np.where(a_better, p, 1 - p)
+    # At exactly one half neither side is named: half right.
+    right = np.where(p == 0.5, 0.5, given > 0.5)
+    loss = -np.log(np.maximum(given, 1e-9)).mean()
+    return Calibration(len(known), calibration_error(np.maximum(p, 1 - p), right), float(loss))
+
+
+def calibration_error(confidence: Float[np.ndarray, " Q"], right: np.ndarray, *, bins: int = 10) -> float:
+    """Expected calibration error: |accuracy - confidence| over equal bins of [0.5, 1], weighted by their counts."""
+    place = np.minimum(((confidence - 0.5) * 2 * bins).astype(int), bins - 1)
+    gaps = [
+        (place == k).mean() * abs(right[place == k].mean() - confidence[place == k].mean())
+        for k in range(bins)
+        if (place == k).any()
+    ]
+    return float(sum(gaps))

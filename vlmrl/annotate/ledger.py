@@ -17,13 +17,12 @@ from sqlalchemy import Connection, delete, func, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from vlmrl.annotate import schema
+from vlmrl.annotate.audit import TRAINED
 from vlmrl.annotate.database import chunks, clock_of, open_engine, surely_dead, transaction
 from vlmrl.annotate.question import canonical, digest, item_to_json
 from vlmrl.annotate.record import reply_from_row, reply_to_row, subject_rows
 from vlmrl.errors import DataError
 from vlmrl.types import Preferences, Query, Reply, Verdict
-
-_TRAINED = {Verdict.A_BETTER: 1.0, Verdict.B_BETTER: 0.0, Verdict.TIE: 0.5}
 
 
 @dataclass(frozen=True)
@@ -183,8 +182,8 @@ class Ledger:
     def snapshot(self, queries: Sequence[Query], keys: Sequence[str]) -> Preferences:
         """Return the labels of these queries that are fit for training, in their order, with the hash of exactly these.
 
-        `keys` holds each query's question, as a job reports it. A tie trains at one half, a labeler's own probability
-        goes before its verdict; unsure, unreadable and unanswered ones are left out.
+        `keys` holds each query's question, as a job reports it. A tie trains at one half, a side at the labeler's own
+        probability where it gave one; unsure, unreadable and unanswered ones are left out.
 
         Raises:
             DataError: if the lengths differ or nothing is left.
@@ -226,7 +225,9 @@ def _target(reply: Reply) -> float | None:
     """Return the probability to train on, None for what is never trained on."""
     if not isinstance(reply.answer, Verdict) or reply.answer is Verdict.UNSURE:
         return None
-    return _TRAINED[reply.answer] if reply.probability is None else reply.probability
+    if reply.answer is Verdict.TIE or reply.probability is None:
+        return TRAINED[reply.answer]
+    return reply.probability
 
 
 def _readable(keys: Sequence[str]) -> Any:

@@ -1,7 +1,8 @@
 """Scripted teacher: answers from a simulator's true progress, with a stated share of wrong answers.
 
 For tests and ablations: it sees what no judge of pictures sees, so its name says what it is wherever it appears. The
-wrong answers are the mistakes of B-Pref's teachers (reference: rll-research/BPref), fixed by seed and question.
+wrong answers are the mistakes of B-Pref's teachers (reference: rll-research/BPref), fixed by seed and question. With
+`missed` and `invented` it can have the very confusion table of another judge.
 """
 
 import hashlib
@@ -19,17 +20,22 @@ class Config:
     """A teacher that knows the truth."""
 
     error_rate: float = 0.0
-    """Share of answers that name the wrong side; ties are never wrong."""
+    """Of the answers to truly different pairs that name a side: share that names the wrong one."""
+    missed: float = 0.0
+    """Share of truly different pairs that it calls a tie."""
+    invented: float = 0.0
+    """Share of true ties for which it names a side, either with even chance."""
     equal: float = 0.0
     """Differences of true progress up to this are a tie."""
     seed: int = 0
     """Decides which answers are wrong."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.error_rate <= 1 or self.equal < 0:
-            raise ConfigError(
-                f"scripted: error_rate {self.error_rate} and equal {self.equal} given; wanted 0 to 1 and at least 0"
-            )
+        for name in ("error_rate", "missed", "invented"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(f"scripted: {name} {getattr(self, name)} given; wanted 0 to 1")
+        if self.equal < 0:
+            raise ConfigError(f"scripted: equal {self.equal} given; wanted at least 0")
 
 
 def build(config: Config, *, truth: Callable[[Item], float]) -> "Scripted":
@@ -46,12 +52,17 @@ class Scripted:
 
     def __init__(self, config: Config, truth: Callable[[Item], float]) -> None:
         self._config, self._truth = config, truth
-        self.name = f"scripted teacher ({100 * config.error_rate:g}% wrong)"
+        said = [f"{100 * config.error_rate:g}% wrong"]
+        said += [f"{100 * config.missed:g}% of differences called a tie"] if config.missed else []
+        said += [f"{100 * config.invented:g}% of ties given a side"] if config.invented else []
+        self.name = f"scripted teacher ({', '.join(said)})"
 
     def content(self, query: Query) -> Mapping[str, object]:
         """Return teacher, settings, items and their truth; no picture, for it sees none."""
         config = self._config
-        return {
+        # Left out where zero, so that teachers without them keep the keys of their questions.
+        ties = {name: share for name in ("missed", "invented") if (share := getattr(config, name))}
+        return ties | {
             "labeler": "scripted",
             "version": 1,
             "kind": query.kind.value,
@@ -68,12 +79,7 @@ class Scripted:
         if query.kind is not Kind.PREFERENCE:
             raise ConfigError(f"the scripted teacher answers preference queries, not {query.kind.value}")
         a, b = self._progress(query)
-        difference = a - b
-        verdict = Verdict.A_BETTER if difference > 0 else Verdict.B_BETTER
-        if abs(difference) <= self._config.equal:
-            verdict = Verdict.TIE
-        elif self._draw(query) < self._config.error_rate:
-            verdict = verdict.swapped()
+        verdict = self._judge(query, a - b)
         return Reply(verdict, self.name, text=verdict.value, cost=Cost(calls=1))
 
     async def close(self) -> None:
@@ -85,7 +91,18 @@ class Scripted:
             raise DataError(f"the scripted teacher needs the true progress of {query.items}, found {found}")
         return found
 
-    def _draw(self, query: Query) -> float:
+    def _judge(self, query: Query, difference: float) -> Verdict:
+        config = self._config
+        if abs(difference) <= config.equal:
+            if self._draw(query, "invented") >= config.invented:
+                return Verdict.TIE
+            return Verdict.A_BETTER if self._draw(query, "side") < 0.5 else Verdict.B_BETTER
+        if self._draw(query, "missed") < config.missed:
+            return Verdict.TIE
+        right = Verdict.A_BETTER if difference > 0 else Verdict.B_BETTER
+        return right.swapped() if self._draw(query, "scripted") < config.error_rate else right
+
+    def _draw(self, query: Query, purpose: str) -> float:
         """Return a uniform number in [0, 1) fixed by the question (its seed is part of the content)."""
-        seed = hashlib.sha256(b"scripted:" + canonical(self.content(query)).encode()).digest()
+        seed = hashlib.sha256(f"{purpose}:{canonical(self.content(query))}".encode()).digest()
         return int.from_bytes(seed[:7], "big") / 2**56

@@ -7,27 +7,24 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from vlmrl import config as configuration
 from vlmrl.annotate import (
     JobReport,
     Ledger,
     Limits,
-    Pictures,
-    Tally,
-    load_labeler,
-    run_job,
     sample_pairs,
     true_progress,
 )
+from vlmrl.annotate.trust import Trust
+from vlmrl.cli.ask import ask, describe, make_labeler
 from vlmrl.errors import ConfigError, LabelerError
 from vlmrl.reward import preference
 from vlmrl.reward.distill import distill
 from vlmrl.reward.relabel import relabel
 from vlmrl.runfolder import Metrics, masked, provenance, write_json
 from vlmrl.store import Store
-from vlmrl.types import Frame, Labeler, Preferences, Query
+from vlmrl.types import Frame, Preferences, Query
 
 
 @dataclass(frozen=True)
@@ -43,6 +40,8 @@ class LabelConfig:
     labeler: Any = None
     """Who answers."""
     pairs: int = 5_000
+    check_order: int = 50
+    """Pairs that are asked again with their sides swapped, to see whether the order matters."""
     seed: int = 0
     """Which pairs are drawn, and the first weights of the reward."""
     ledger: str = "runs/labels.db"
@@ -60,6 +59,9 @@ class Labels:
     queries: Sequence[Query]
     report: JobReport
     preferences: Preferences
+    trust: Trust
+    facts: Mapping[str, object]
+    """What the labeler tells about itself."""
 
 
 def main(content: Mapping[str, Any], folder: Path) -> None:
@@ -80,8 +82,11 @@ def main(content: Mapping[str, Any], folder: Path) -> None:
         seed=config.seed,
         ledger=config.ledger,
         limits=config.limits,
+        check_order=config.check_order,
     )
     print(describe(labels.report))
+    print(f"on these data: {labels.trust}")
+    write_json(folder / "labels.json", as_json(labels, store))
     if labels.report.stopped_by:
         print(f"stopped by {labels.report.stopped_by}: run the same command again to go on where it stopped")
     if labels.report.stopped_by == "interrupt":
@@ -105,8 +110,9 @@ def annotate(
     seed: int,
     ledger: str,
     limits: Limits,
+    check_order: int,
 ) -> Labels:
-    """Draw pairs, ask what the ledger does not know, and freeze the answers.
+    """Draw pairs, ask what the ledger does not know, freeze the answers, and measure how far to trust them.
 
     Raises:
         LabelerError: if the labeler cannot go on; what was answered is kept.
@@ -114,58 +120,17 @@ def annotate(
     generator = np.random.default_rng(seed)
     queries = sample_pairs(store, camera, count=pairs, instruction=sentence, generator=generator)
     with Ledger(ledger) as book:
-        answerer = make_labeler(labeler, store)
-        with progress_bar(answerer.name) as bar:
-            report = run_job(queries, answerer, ledger=book, limits=limits, pictures=Pictures(store), progress=bar.show)
-        if not any(v for k, v in report.verdicts.items() if k != "unsure"):
+        answerer = make_labeler(labeler, store, camera=camera, sentence=sentence)
+        asked = ask(queries, answerer, store, book=book, limits=limits, check_order=check_order)
+        if not any(v for k, v in asked.report.verdicts.items() if k != "unsure"):
+            report = asked.report
             raise LabelerError(
                 f"{answerer.name} gave no usable answer to {report.total} questions "
                 f"({report.given_up} given up after {limits.attempts} unreadable replies each: limits.attempts allows "
                 f"more, labeler.draw=1 asks anew); its replies are in {masked(ledger)}"
             )
-        return Labels(queries, report, book.snapshot(queries, report.keys))
-
-
-def make_labeler(settings: Mapping[str, Any], store: Store) -> Labeler:
-    """The labeler that a composed node describes."""
-    module = load_labeler(settings["name"])
-    config = configuration.build(module.Config, settings, where="labeler")
-    if settings["name"] == "scripted":
-        return module.build(config, truth=true_progress(store))
-    return module.build(config)
-
-
-class progress_bar:  # reads as the function it stands for
-    """Shows a labeling job: questions, rate, time left, tokens and cost."""
-
-    def __init__(self, name: str) -> None:
-        self._bar = tqdm(desc=name, unit="question", dynamic_ncols=True, mininterval=0.2)
-
-    def __enter__(self) -> "progress_bar":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.close()
-
-    def show(self, tally: Tally) -> None:
-        """Draw one state of the job."""
-        self._bar.total, self._bar.initial = tally.total, tally.cached
-        self._bar.n = tally.done
-        cost = tally.cost
-        tokens = cost.prompt_tokens + cost.completion_tokens
-        self._bar.set_postfix_str(f"{tokens} tokens, ${cost.usd:.2f}, {tally.unreadable} unreadable", refresh=False)
-        self._bar.update(0)
-
-
-def describe(report: JobReport) -> str:
-    """One line a person reads after a labeling job."""
-    verdicts = ", ".join(f"{name} {count}" for name, count in sorted(report.verdicts.items()))
-    return (
-        f"{report.labeler}: {report.total} questions, {report.cached} known before, {report.asked} asked now, "
-        f"{report.unreadable} unreadable, {report.given_up} given up; verdicts: {verdicts or 'none'}; "
-        f"{report.cost.calls} calls, {report.cost.prompt_tokens + report.cost.completion_tokens} tokens, "
-        f"${report.cost.usd:.2f}, {report.seconds:.0f} s"
-    )
+        preferences = book.snapshot(queries, asked.report.keys)
+    return Labels(queries, asked.report, preferences, asked.trust, asked.facts)
 
 
 def quality(held_out: Mapping[str, float]) -> str:
@@ -217,6 +182,8 @@ def as_json(labels: Labels, store: Store) -> dict[str, Any]:
     report = labels.report
     content: dict[str, Any] = {
         "labeler": report.labeler,
+        "judge": dict(labels.facts),
+        "trust": labels.trust.as_json(),
         "total": report.total,
         "verdicts": dict(report.verdicts),
         "stopped_by": report.stopped_by,

@@ -90,8 +90,10 @@ def label(config: RunConfig, content: Mapping[str, Any], store: Store, folder: P
         seed=config.label_seed,
         ledger=config.ledger,
         limits=config.limits,
+        check_order=config.check_order,
     )
     print(labeling.describe(labels.report))
+    print(f"on these data: {labels.trust}")
     if labels.report.stopped_by == "interrupt":
         raise KeyboardInterrupt
     write_json(folder / "labels.json", labeling.as_json(labels, store))

@@ -16,7 +16,7 @@ from vlmrl.runfolder import flatten, read_json
 from vlmrl.sim import Task, load_task, make
 from vlmrl.store import Store
 
-FREE = ("arms", "seeds", "evaluate", "limits", "ledger", "workers", "out")
+FREE = ("arms", "seeds", "evaluate", "limits", "ledger", "check_order", "workers", "out")
 """Settings that may change when a run is gone on with: results are keyed by them, or do not depend on them."""
 
 ARMS = ("behaviour", "bc", "constant", "learned", "ground_truth")
@@ -52,6 +52,8 @@ class RunConfig:
     collect: CollectConfig = field(default_factory=CollectConfig)
     pairs: int = 5_000
     """Questions about pairs of frames."""
+    check_order: int = 50
+    """Pairs that are asked again with their sides swapped, to see whether the order matters."""
     label_seed: int = 0
     labeler: Any = None
     """Who answers."""

@@ -5,6 +5,8 @@ from collections.abc import Mapping
 import numpy as np
 from jaxtyping import Float, Float32
 
+from vlmrl.annotate.audit import calibration_error
+
 
 def held_out(
     members_a: Float32[np.ndarray, "Q M"], members_b: Float32[np.ndarray, "Q M"], p_a: Float32[np.ndarray, " Q"]
@@ -28,17 +30,6 @@ def held_out(
         found["accuracy"] = float(right[clear].mean())
         found["calibration_error"] = calibration_error(np.maximum(p, 1 - p)[clear], right[clear])
     return found
-
-
-def calibration_error(confidence: Float[np.ndarray, " Q"], right: np.ndarray, *, bins: int = 10) -> float:
-    """Expected calibration error: |accuracy - confidence| over equal bins of [0.5, 1], weighted by their counts."""
-    place = np.minimum(((confidence - 0.5) * 2 * bins).astype(int), bins - 1)
-    gaps = [
-        (place == k).mean() * abs(right[place == k].mean() - confidence[place == k].mean())
-        for k in range(bins)
-        if (place == k).any()
-    ]
-    return float(sum(gaps))
 
 
 def spearman(x: Float[np.ndarray, " N"], y: Float[np.ndarray, " N"]) -> float:

@@ -1,0 +1,170 @@
+"""How far to trust a labeler on these very pairs: accuracy where the truth is known, consistency always."""
+
+import dataclasses
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Float64
+
+from vlmrl.annotate.audit import (
+    ANSWERS,
+    DIGITS,
+    Calibration,
+    Confusion,
+    Consistency,
+    calibration,
+    confusion,
+    order_consistency,
+)
+from vlmrl.annotate.budget import Limits
+from vlmrl.annotate.job import Fill, JobReport, run_job
+from vlmrl.annotate.ledger import Ledger
+from vlmrl.types import Cost, Item, Labeler, Query, Reply, Verdict
+
+
+@runtime_checkable
+class Described(Protocol):
+    """What a labeler may tell reports about itself, JSON-ready."""
+
+    facts: Mapping[str, object]
+
+
+@dataclass(frozen=True)
+class Trust:
+    """What was measured."""
+
+    asked: int
+    """Pairs."""
+    verdicts: Mapping[str, int]
+    confusion: Confusion | None
+    """None, as the next, where the truth is not known."""
+    calibration: Calibration | None
+    order: Consistency
+    cost: Cost
+    """Of all answers, whenever they were given."""
+
+    @property
+    def decided(self) -> float:
+        """Share of the pairs of which a side was named."""
+        return (self.verdicts["a"] + self.verdicts["b"]) / self.asked if self.asked else math.nan
+
+    def as_json(self) -> dict[str, Any]:
+        """Return all figures; null where there is none."""
+        found, order = self.confusion, self.order
+        return _without_nan(
+            {
+                "asked": self.asked,
+                "verdicts": dict(self.verdicts),
+                "decided": self.decided,
+                "accuracy": None if found is None else _rate(found.correct, found.decided, found.interval()),
+                "confusion": None if found is None else found.counts.tolist(),
+                "calibration": None if self.calibration is None else dataclasses.asdict(self.calibration),
+                "order": _rate(order.same, order.pairs, order.interval()) | {"gap": order.gap},
+                "cost": dataclasses.asdict(self.cost),
+            }
+        )
+
+    def __str__(self) -> str:
+        return "; ".join([self._accuracy(), *self._probabilities(), self._order()])
+
+    def _accuracy(self) -> str:
+        found = self.confusion
+        if found is None:
+            return "no truth to measure these answers against"
+        if not found.decided:
+            return "no side was named where the truth differs"
+        low, high = found.interval()
+        share = f"{100 * found.rate:.1f} % [{100 * low:.1f}, {100 * high:.1f}]"
+        return f"right in {share} of {found.decided} pairs that differ and got a side"
+
+    def _probabilities(self) -> list[str]:
+        found = self.calibration
+        return [f"calibration error {found.error:.3f} of {found.pairs} pairs"] if found and found.pairs else []
+
+    def _order(self) -> str:
+        found = self.order
+        if not found.pairs:
+            return "order of the sides not checked"
+        low, high = found.interval()
+        same = f"{100 * found.rate:.0f} % [{100 * low:.0f}, {100 * high:.0f}] of {found.pairs} pairs"
+        gap = "" if math.isnan(found.gap) else f" (mean |p + p swapped - 1| {found.gap:.3f})"
+        return f"with sides swapped the same answer in {same}{gap}"
+
+
+def differences(queries: Sequence[Query], truth: Callable[[Item], float]) -> Float64[np.ndarray, " Q"]:
+    """Return the truth of a minus that of b, both rounded to DIGITS, so that no difference is exactly 0."""
+    known = np.array([[truth(item) for item in query.items] for query in queries], np.float64).reshape(-1, 2)
+    known = np.round(known, DIGITS)
+    return np.round(known[:, 0] - known[:, 1], DIGITS)
+
+
+def measure(
+    replies: Sequence[Reply | None],
+    swapped: Sequence[Reply | None],
+    *,
+    difference: Float64[np.ndarray, " Q"] | None,
+) -> Trust:
+    """Judge the replies to all pairs, and those to the first answered ones with their sides swapped.
+
+    `swapped` is as long as `replies`, None where the pair was not asked again.
+    """
+    given = Counter(r.answer for r in replies if r is not None and isinstance(r.answer, Verdict))
+    return Trust(
+        asked=len(replies),
+        verdicts={v.value: given[v] for v in ANSWERS},
+        confusion=None if difference is None else confusion(replies, difference),
+        calibration=None if difference is None else calibration(replies, difference),
+        order=order_consistency(replies, swapped),
+        cost=sum((r.cost for r in replies if r is not None), Cost()),
+    )
+
+
+def ask_swapped(
+    queries: Sequence[Query],
+    report: JobReport,
+    labeler: Labeler,
+    *,
+    ledger: Ledger,
+    limits: Limits,
+    pictures: Fill | None,
+    count: int,
+) -> tuple[list[Reply | None], JobReport]:
+    """Ask the first `count` answered pairs again with their sides swapped, within what the limits leave.
+
+    Returns a reply a query, None where it was not asked, and what that took.
+
+    Raises:
+        LabelerError: if the labeler cannot go on.
+    """
+    known = ledger.answers(report.keys)
+    answered = [i for i, key in enumerate(report.keys) if key in known][:count]
+    again = [replace(queries[i], items=queries[i].items[::-1], images=queries[i].images[::-1]) for i in answered]
+    found = run_job(again, labeler, ledger=ledger, limits=_rest(limits, report), pictures=pictures)
+    answers = ledger.answers(found.keys)
+    replies: list[Reply | None] = [None] * len(queries)
+    for i, key in zip(answered, found.keys, strict=True):
+        replies[i] = answers.get(key)
+    return replies, found
+
+
+def _rest(limits: Limits, spent: JobReport) -> Limits:
+    def less(limit: float | None, used: float) -> float | None:
+        return None if limit is None else max(0, limit - used)
+
+    calls = None if limits.max_calls is None else max(0, limits.max_calls - spent.cost.calls)
+    cost, seconds = less(limits.max_cost_usd, spent.cost.usd), less(limits.max_seconds, spent.seconds)
+    return replace(limits, max_calls=calls, max_cost_usd=cost, max_seconds=seconds)
+
+
+def _rate(part: int, whole: int, interval: tuple[float, float]) -> dict[str, Any]:
+    return {"part": part, "whole": whole, "rate": part / whole if whole else math.nan, "interval": list(interval)}
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _without_nan(v) for k, v in value.items()}  # pyright: ignore[reportUnknownVariableType]
+    return None if isinstance(value, float) and math.isnan(value) else value
