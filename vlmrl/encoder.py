@@ -94,17 +94,18 @@ class DualEncoder:
         else:
             padding, keys = "longest", ("input_ids", "attention_mask")
         most = min(self.model.config.text_config.max_position_embeddings, self.tokenizer.model_max_length)
-        inputs = self.tokenizer(list(sentences), padding=padding, max_length=most, return_tensors="pt")
-        if (tokens := inputs["input_ids"].shape[1]) > most:
-            longest = max(sentences, key=len)
-            raise ConfigError(f"{self.name} reads {most} tokens, found {tokens} in {longest!r}: shorten the sentence")
-        return _unit(self.model.get_text_features(**{k: inputs[k].to(self.device) for k in keys if k in inputs}))
+        inputs = self.tokenizer(list(sentences), padding=padding, max_length=most)
+        for sentence, tokens in zip(sentences, inputs["input_ids"], strict=True):
+            if len(tokens) > most:
+                raise ConfigError(f"{self.name} reads {most} tokens, {sentence!r} has {len(tokens)}: shorten it")
+        tensors = {k: torch.tensor(inputs[k], device=self.device) for k in keys if k in inputs}
+        return _unit(self.model.get_text_features(**tensors))
 
 
 def vlmrm_reward(
     images: Float[np.ndarray, "N D"],
     goals: Float[np.ndarray, "P D"],
-    baselines: Float[np.ndarray, "P D"] | None,
+    baselines: Float[np.ndarray, "B D"] | None,
     alpha: float,
 ) -> Float32[np.ndarray, " N"]:
     """VLM-RM's reward R(s) = 1 - 1/2 ||alpha proj_L(s) + (1 - alpha) s - g||^2 of unit vectors s (its Definition 1).
