@@ -24,6 +24,7 @@ def problems(store: Snapshot) -> list[str]:
     if not lines:
         lines += list(_table(store))
         lines += list(_rewards(store))
+        lines += list(_embeddings(store))
     return lines
 
 
@@ -81,3 +82,10 @@ def _rewards(store: Snapshot) -> Iterator[str]:
         mean = store.column(f"reward/{name}/mean")
         if (~np.isnan(mean) & ~store.column("has_next")).any():
             yield f"reward {name}: has values on rows without a next row"
+
+
+def _embeddings(store: Snapshot) -> Iterator[str]:
+    for name in store.embeddings():
+        camera = name.partition("/")[2]
+        if (~np.isnan(store.column(f"embedding/{name}")[:, 0]) & (store.slots(camera) == NO_FRAME)).any():
+            yield f"embedding {name}: has vectors on rows without a picture"

@@ -47,7 +47,7 @@ class ColumnEntry:
     parts: list[str]
     """Which it covers, in order."""
     coverage: float
-    """Fraction of the rows with a next row, in those parts, that have a value."""
+    """Fraction of the rows that have a value: of a reward's rows with a next row, of all rows for an embedding."""
     attributes: dict[str, Any]
     sha256: str
 

@@ -1,4 +1,4 @@
-"""Reward columns: added beside the parts, never overwritten, with coverage and provenance."""
+"""Reward columns: a number for every row that has a next row, with coverage and provenance."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,43 +7,16 @@ import numpy as np
 from jaxtyping import Float32, Int64
 
 from vlmrl.errors import DataError, unknown
-from vlmrl.store import disk, layout
-from vlmrl.store.append import place
-from vlmrl.store.lock import draft, locked, sweep
-from vlmrl.store.manifest import ColumnEntry
+from vlmrl.store import added, layout
 from vlmrl.store.snapshot import REWARD_KINDS, Snapshot
 
 
 def add(store: Snapshot, name: str, mean: np.ndarray, std: np.ndarray, attributes: Mapping[str, Any]) -> None:
     """Commit a reward column."""
     layout.check_name("reward", name)
-    full = f"reward/{name}"
-    _refuse_taken(store, name)
-    coverage = _check(store, mean, std)
-    attributes = dict(attributes)
-    disk.canonical(attributes)
-    covered = [entry.id for entry in store.manifest.parts]
-    with draft(store.path) as made:
-        root = layout.create(made.folder)
-        root.attrs.update(attributes)
-        for part, first in zip(store.manifest.parts, store.part_start, strict=True):
-            group = root.create_group(part.id)
-            for kind, values in zip(REWARD_KINDS, (mean, std), strict=True):
-                layout.write_array(group, kind, values[first : first + part.rows])
-        entry = ColumnEntry(f"columns/{full}", covered, coverage, attributes, disk.seal(made.folder))
-        disk.sync_tree(made.folder)
-        with locked(store.path):
-            newest = store.refreshed()
-            _refuse_taken(newest, name)
-            sweep(store.path, newest.manifest.folders)
-            place(store.path, made, entry.folder, newest.manifest.with_column(full, entry))
-
-
-def _refuse_taken(store: Snapshot, name: str) -> None:
-    if f"reward/{name}" in store.manifest.columns:
-        raise DataError(
-            f"the store already has a reward {name!r}: columns are added, never overwritten; choose a new name"
-        )
+    arrays = {"mean": mean, "std": std}
+    parts, coverage = store.manifest.parts, _check(store, mean, std)
+    added.add(store, f"reward/{name}", arrays, parts, coverage=coverage, attributes=attributes)
 
 
 def _check(store: Snapshot, mean: np.ndarray, std: np.ndarray) -> float:

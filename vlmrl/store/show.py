@@ -24,8 +24,8 @@ def describe(store: Store) -> str:
     lines = [f"store     {store.path}", f"hash      {store.hash[:16]}, format {SCHEMA}, {size} on disk"]
     if not len(store):
         return "\n".join([*lines, "empty     no episodes yet"])
-    blocks = [_episodes(store), _columns(store), _cameras(store), _rewards(store)]
-    return "\n".join(lines) + "\n" + "\n\n".join("\n".join(block) for block in blocks)
+    blocks = [_episodes(store), _columns(store), _cameras(store), _rewards(store), _embeddings(store)]
+    return "\n".join(lines) + "\n" + "\n\n".join("\n".join(block) for block in blocks if block)
 
 
 def _episodes(store: Store) -> list[str]:
@@ -67,7 +67,7 @@ def _counted(label: str, values: Iterable[str], most: int = 5) -> list[str]:
 
 def _columns(store: Store) -> list[str]:
     lines = ["columns"]
-    own = [name for name in store.columns() if not name.startswith("reward/")]
+    own = [name for name in store.columns() if not name.startswith(("reward/", "embedding/"))]
     for name in sorted(own, key=lambda name: (not name.startswith("obs/"), name != "action")):
         shapes = {tuple(e.columns[name]) for e in store.snapshot.manifest.parts if name in e.columns}
         width = " or ".join(str(s[0]) if s else "1" for s in sorted(shapes))
@@ -103,6 +103,16 @@ def _rewards(store: Store) -> list[str]:
         spread = f"mean {np.nanmean(mean):.3g}, standard deviation {np.nanstd(mean):.3g}"
         lines.append(f"  {name:<16} covers {about['coverage']:.0%} of the rows that have a next row; {spread}")
         lines += [f"  {'':<16} {key}: {_brief(value)}" for key, value in about.items() if key != "coverage"]
+    return lines
+
+
+def _embeddings(store: Store) -> list[str]:
+    lines = ["embeddings"] if store.embeddings() else []
+    for name, about in store.embeddings().items():
+        rows = int(np.sum(~np.isnan(store.column(f"embedding/{name}")[:, 0])))
+        frames = len(store.frame_rows(name.partition("/")[2]))
+        lines.append(f"  {name:<16} {about['dim']} numbers on {rows:,} of {frames:,} rows with a frame")
+        lines += [f"  {'':<16} {key}: {_brief(value)}" for key, value in about.items() if key != "dim"]
     return lines
 
 

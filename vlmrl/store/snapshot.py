@@ -29,7 +29,10 @@ class Snapshot:
         self.parts = [known.get(entry.sha256) or Part(path, entry) for entry in committed.parts]
         # pieces already read by name, with the number of leading parts that they cover
         kept = earlier is not None and self.parts[: len(earlier.parts)] == earlier.parts
-        self._columns: dict[str, tuple[int, np.ndarray]] = dict(earlier._columns) if earlier and kept else {}
+        columns = earlier._columns if earlier and kept else {}
+        # an embedding is continued: what was read before its last piece came lacks it
+        current = {k: v for k, v in columns.items() if earlier and self.pieces(k) == earlier.pieces(k)}
+        self._columns: dict[str, tuple[int, np.ndarray]] = current
         self._slots: dict[str, tuple[int, np.ndarray]] = dict(earlier._slots) if earlier and kept else {}
 
     def refreshed(self) -> "Snapshot":
@@ -61,7 +64,8 @@ class Snapshot:
     def column_names(self) -> list[str]:
         """Columns of any part, and those added beside the parts."""
         own = dict.fromkeys(name for entry in self.manifest.parts for name in entry.columns)
-        return [*own, *(f"{name}/{kind}" for name in self.manifest.columns for kind in REWARD_KINDS)]
+        rewards = [f"reward/{name}/{kind}" for name in self.rewards() for kind in REWARD_KINDS]
+        return [*own, *rewards, *(f"embedding/{name}" for name in self.embeddings())]
 
     def column(self, name: str) -> np.ndarray:
         """A low-dimensional column over all rows, read once, read-only.
@@ -86,6 +90,8 @@ class Snapshot:
         part = self.parts[index]
         if name.startswith("reward/"):
             return self._reward_column(name, part)
+        if name.startswith("embedding/"):
+            return self._embedding_column(name, part)
         if name not in part.entry.columns:
             raise DataError(f"{part.sealed.what} has no column {name!r}; have: {', '.join(part.entry.columns)}")
         return part.column(name)
@@ -96,6 +102,18 @@ class Snapshot:
         if part.entry.id not in self.manifest.columns[column].parts:
             return np.full(part.entry.rows, np.nan, np.float32)
         return self.added(column).read(f"{part.entry.id}/{kind}")
+
+    def _embedding_column(self, name: str, part: Part) -> np.ndarray:
+        """NaN where no piece covers the part."""
+        pieces = self.pieces(name)
+        for piece in pieces:
+            if part.entry.id in self.manifest.columns[piece].parts:
+                return self.added(piece).read(f"{part.entry.id}/values")
+        return np.full((part.entry.rows, self.manifest.columns[pieces[0]].attributes["dim"]), np.nan, np.float16)
+
+    def pieces(self, name: str) -> list[str]:
+        """Added columns that together are the column `embedding/<encoder>/<camera>`."""
+        return [key for key in self.manifest.columns if key.rpartition("/")[0] == name]
 
     def added(self, column: str) -> ZarrFolder:
         """The folder of a column beside the parts."""
@@ -125,6 +143,15 @@ class Snapshot:
         return {
             name.removeprefix("reward/"): column.attributes | {"coverage": column.coverage}
             for name, column in self.manifest.columns.items()
+            if name.startswith("reward/")
+        }
+
+    def embeddings(self) -> dict[str, dict[str, Any]]:
+        """Attributes of each embedding column, by `<encoder>/<camera>`."""
+        return {
+            name.removeprefix("embedding/").rpartition("/")[0]: column.attributes
+            for name, column in self.manifest.columns.items()
+            if name.startswith("embedding/")
         }
 
 

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float32, Int, Int64, UInt8
+from jaxtyping import Float16, Float32, Int, Int64, UInt8
 
 from vlmrl.errors import DataError
-from vlmrl.store import disk, manifest, rewards
+from vlmrl.store import disk, embeddings, manifest, rewards
 from vlmrl.store.append import append_part
 from vlmrl.store.cache import FrameCache, folder_for
 from vlmrl.store.check import problems
@@ -163,7 +163,7 @@ class Store:
         )
 
     def columns(self) -> list[str]:
-        """Names that `column` takes: of every part, and the reward columns."""
+        """Names that `column` takes: of every part, the rewards, and the embeddings."""
         return self.snapshot.column_names
 
     def column(self, name: str) -> np.ndarray:
@@ -235,6 +235,21 @@ class Store:
     def rewards(self) -> dict[str, dict[str, Any]]:
         """Attributes of each reward column, with its `coverage`."""
         return self.snapshot.rewards()
+
+    def add_embedding(self, name: str, values: Float16[np.ndarray, "N D"], attributes: Mapping[str, Any]) -> None:
+        """Add the column `embedding/<name>`, name being `<encoder>/<camera>`; NaN where a row has no picture.
+
+        Parts that it covers already are left as they are: an encoder never changes its mind.
+
+        Raises:
+            DataError: if no part is left to cover, or values and rows do not fit.
+        """
+        embeddings.add(self.snapshot, name, values, attributes)
+        self.refresh()
+
+    def embeddings(self) -> dict[str, dict[str, Any]]:
+        """Attributes of each embedding column, by `<encoder>/<camera>`."""
+        return self.snapshot.embeddings()
 
     def validate(self) -> list[str]:
         """Read everything and list what is wrong, one line each; empty where the store is whole."""
