@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from report_run import ARMS, HOSTILE, ROWS, SNAPSHOT, Page, episode, make_run
 
+from vlmrl.annotate.trust import measure
 from vlmrl.errors import DataError
 from vlmrl.evaluate import report
 from vlmrl.evaluate.report import answers, comparison, headline, logs, markup, pictures, reward
@@ -14,6 +15,9 @@ from vlmrl.evaluate.report.folder import read
 from vlmrl.evaluate.report.plot import ticks
 from vlmrl.runfolder import write_json
 from vlmrl.store import Store
+from vlmrl.types import Reply, Verdict
+
+A, B, TIE, UNSURE = Verdict.A_BETTER, Verdict.B_BETTER, Verdict.TIE, Verdict.UNSURE
 
 
 def page(folder: Path) -> Page:
@@ -139,6 +143,45 @@ def test_a_model_is_not_called_scripted(copy: Path):
     text = page(copy).text
     assert "went to qwen at home." in text
     assert "stand-in" not in text
+
+
+def judged(copy: Path, *, truth: bool = True, text: str = "open it") -> None:
+    """Labels as the judge leaves them, with what was measured."""
+    known = [(0.9, A), (0.2, B), (0.6, UNSURE), (0.5, TIE), (0.3, B)]
+    replies = [Reply(verdict, "judge", p) for p, verdict in known]
+    swapped = [Reply(replies[0].answer.swapped(), "judge", 0.2), *[None] * 4]
+    difference = np.array([1.0, 1.0, -1.0, 0.0, -1.0]) if truth else None
+    facts = {"checkpoint": text, "fingerprint": "f" * 64, "sentences": [text], "seen": False, "calibrated": True}
+    facts |= {"temperature": 0.05, "threshold": 0.6, "trained_on": text}
+    labels = {"labeler": f"judge zeroshot ({text})", "judge": facts}
+    labels["trust"] = measure(replies, swapped, difference=difference).as_json()
+    write_json(copy / "labels.json", json.loads((copy / "labels.json").read_text()) | labels)
+    write_json(copy / "config.json", json.loads((copy / "config.json").read_text()) | {"labeler": {"name": "judge"}})
+
+
+def test_the_page_says_who_judged_and_how_far_to_trust_it(copy: Path):
+    judged(copy)
+    text = page(copy).text
+    assert "judge zeroshot (open it), a model on this machine that compares each picture with the sentence" in text
+    assert "stand-in" not in text
+    assert "checkpointopen it ffffffffffff" in text
+    assert "sentence seen in its trainingno: this is how a new task is judged" in text
+    assert "named a side60 % of 5 pairs" in text
+    assert "67 % [21, 94] of 3 pairs with a side" in text
+    assert "in truthanswered Aanswered Banswered tieanswered unsureA is farther1100" in text
+    # sure .9 right, .8 wrong, .6 wrong, .7 right
+    assert "calibration error 0.450, log-loss 0.747 (a coin: 0.693), over 4 pairs" in text
+    assert "the same answer in 100 % [21, 100] of 1 pair asked both ways round; |p + p swapped − 1| is 0.100" in text
+
+
+def test_without_truth_the_page_still_says_whether_the_order_mattered(tmp_path: Path):
+    make_run(tmp_path, truth=False)
+    judged(tmp_path, truth=False, text=HOSTILE)
+    found = page(tmp_path)
+    assert "not known: these data hold no truth" in found.text
+    assert "the same answer in 100 %" in found.text
+    assert "in truth" not in found.text
+    assert found.count("script") == 1
 
 
 @pytest.mark.parametrize(

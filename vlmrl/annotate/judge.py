@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Float32
 
+from vlmrl.annotate.embeddings import embeddings
 from vlmrl.encoder import DualEncoder, vlmrm_reward
 from vlmrl.errors import ConfigError, DataError
 from vlmrl.store import Store
@@ -56,21 +57,19 @@ def build(config: Config, *, encoder: DualEncoder, embed: Embed, instruction: st
     return Judge(config, encoder, embed, instruction)
 
 
-def stored(store: Store, camera: str, encoder: DualEncoder) -> Embed:
-    """Return what looks up the embeddings of single frames of one camera, computed where the store has none yet."""
-    from vlmrl.annotate.embeddings import embeddings
-
-    vectors, table = embeddings(store, camera, encoder), store.episodes
-    framed = np.zeros(len(vectors), np.bool_)
-    framed[store.frame_rows(camera)] = True
+def stored(
+    store: Store, camera: str, encoder: DualEncoder, *, progress: Callable[[int, int], None] | None = None
+) -> Embed:
+    """Return what looks up the vectors of single frames of one camera, encoding pictures where the store has none."""
+    vectors, table = embeddings(store, camera, encoder, progress=progress), store.episodes
 
     def embed(item: Item) -> Float[np.ndarray, " D"]:
         if not isinstance(item, Frame) or item.camera != camera:
             raise ConfigError(f"the judge was given pictures of camera {camera!r}, one each; asked about {item}")
-        row = int(table.start[table.index(item.episode)]) + item.row
-        if not framed[row]:
+        vector = vectors[int(table.start[table.index(item.episode)]) + item.row]
+        if np.isnan(vector[0]):
             raise DataError(f"{item} shows no picture")
-        return vectors[row]
+        return vector
 
     return embed
 

@@ -63,7 +63,13 @@ def make_labeler(settings: Mapping[str, Any], store: Store, *, camera: str, sent
         return module.build(config, truth=true_progress(store))
     if settings["name"] == "judge":
         encoder = DualEncoder.load(config.checkpoint, device=config.device)
-        embed = module.stored(store, camera, encoder)
+        with tqdm(desc=f"pictures for {encoder.name}", unit="picture", dynamic_ncols=True, delay=1) as bar:
+
+            def show(done: int, total: int) -> None:
+                bar.total = total
+                bar.update(done - bar.n)
+
+            embed = module.stored(store, camera, encoder, progress=show)
         return module.build(config, encoder=encoder, embed=embed, instruction=sentence)
     return module.build(config)
 

@@ -7,12 +7,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float64, Int64
 
-from vlmrl.annotate.audit import Audit, label_accuracy
+from vlmrl.annotate.audit import DIGITS, Audit, label_accuracy
 from vlmrl.evaluate.statistics import Interval
 from vlmrl.types import Frame, Item, Preferences
-
-DIGITS = 3
-"""Of true progress: differences below a thousandth of the task are none, for no picture shows them."""
 
 TIE = 0.5
 

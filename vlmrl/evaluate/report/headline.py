@@ -39,8 +39,11 @@ def html(run: Run, store: Store, answers: Answers | None) -> str:
 
 
 def who(run: Run) -> str:
-    """The labeler by name; a scripted one is called what it is."""
-    name = f"<b>{escape((run.labels or {}).get('labeler', 'an unnamed labeler'))}</b>"
+    """The labeler by name; a scripted one is called what it is, and so is the judge."""
+    labels = run.labels or {}
+    name = f"<b>{escape(labels.get('labeler', 'an unnamed labeler'))}</b>"
+    if labels.get("judge"):
+        return f"{name}, a model on this machine that compares each picture with the sentence"
     if not run.scripted:
         return name
     return f"{name}, a stand-in that reads the simulator’s own progress. <b>No vision-language model took part</b>"

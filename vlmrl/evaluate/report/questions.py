@@ -3,8 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from vlmrl.annotate.audit import Accuracy
-from vlmrl.evaluate.report.answers import DIGITS, Answers
+from vlmrl.annotate.audit import DIGITS, Accuracy
+from vlmrl.evaluate.report import trust
+from vlmrl.evaluate.report.answers import Answers
 from vlmrl.evaluate.report.folder import Run
 from vlmrl.evaluate.report.headline import who
 from vlmrl.evaluate.report.markup import escape, interval, missing, note, number, percent, plural, section
@@ -30,7 +31,7 @@ def html(run: Run, store: Store, answers: Answers | None, pictures: Pictures | N
     """The section about the questions."""
     if answers is None:
         return section("questions", "The questions", missing("No questions were asked in this run."))
-    parts = [f"<p>{_words(run, answers)}</p>", _accuracy(answers), _examples(store, answers, pictures)]
+    parts = [f"<p>{_words(run, answers)}</p>", trust.html(run), _accuracy(answers), _examples(store, answers, pictures)]
     return section("questions", "The questions", *parts)
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float64
 
-from vlmrl.evaluate.report.answers import DIGITS
+from vlmrl.annotate.audit import DIGITS
 from vlmrl.evaluate.report.arms import colour
 from vlmrl.evaluate.report.folder import Run
 from vlmrl.evaluate.report.logs import Quality, quality
