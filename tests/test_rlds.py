@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from vlmrl.cli.utilities import import_
 from vlmrl.errors import ConfigError, DataError
 from vlmrl.store import Store, importer
 from vlmrl.store.rlds import Config, read, run
@@ -216,6 +217,14 @@ def test_settings_choose_the_features(small: Path, tmp_path: Path) -> None:
 def test_wrong_settings_list_the_choices(small: Path, settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         list(read(Config(str(small), "", **settings)))
+
+
+def test_lists_on_the_command_line_are_those_of_the_jobs(small: Path, tmp_path: Path) -> None:
+    settings = ["state=[observation/count, observation/force]", "cameras=[observation/raw]", "control_hz=2"]
+    import_(["format=rlds", f"source={small}", f"out={tmp_path / 'out'}", *settings])
+    store = Store.open(tmp_path / "out")
+    assert store.names("obs/state") == ["count", "force"]
+    assert (store.cameras, store.column("time")[2]) == (["raw"], 1.0)
 
 
 def test_an_interrupted_import_goes_on_without_duplicates(small: Path, tmp_path: Path) -> None:

@@ -22,12 +22,13 @@ Try: [bold]vlmrl run preset=fast[/bold]
 JOBS = {
     "run": "Logs and a sentence in; labels, reward, policies, evaluation and one report out.",
     "label": "Ask a labeler about pairs of frames of a store, distill the answers, write the reward.",
+    "score": "Score every frame of a store zero-shot against a sentence, and draw the scores beside the film.",
     "train": "Train one learner on one reward column, for one or several seeds.",
     "evaluate": "Run a saved policy in simulation, with intervals and a video.",
 }
 
 app = typer.Typer(help=HELP, no_args_is_help=True, rich_markup_mode="rich", add_completion=False)
-data = typer.Typer(help="Stores of episodes: import logs, look inside, check.", no_args_is_help=True)
+data = typer.Typer(help="Stores of episodes: import logs, look inside, draw, check.", no_args_is_help=True)
 task = typer.Typer(help="Simulated tasks.", no_args_is_help=True)
 app.add_typer(data, name="data")
 app.add_typer(task, name="task")
@@ -101,6 +102,25 @@ def show(
         path = sheet or store.parent / f"{store.name}-contact-sheet.png"
         contact_sheet(opened, path)
         typer.echo(f"contact sheet: {path}")
+
+
+@data.command()
+def strip(
+    store: Annotated[Path, typer.Argument(help="Folder of a store")],
+    reward: Annotated[str, typer.Option(help="Reward column, as `vlmrl data show` lists it")],
+    camera: Annotated[str, typer.Option(help="Camera; by default the store's first")] = "",
+    out: Annotated[Path | None, typer.Option(help="Where the picture goes; by default beside the store")] = None,
+) -> None:
+    """Draw film strips of episodes with a reward beneath."""
+    from vlmrl.store import Store
+    from vlmrl.store.strip import strip as draw
+
+    opened = Store.open(store)
+    if not opened.cameras:
+        raise ConfigError(f"{store} has no camera, so there is nothing to draw")
+    path = out or store.parent / f"{store.name}-{reward}-strip.png"
+    draw(opened, reward, camera or opened.cameras[0], path)
+    typer.echo(f"film strips: {path}")
 
 
 @data.command()
