@@ -194,5 +194,5 @@ def keeps_contract(made: Rewarder) -> None:
 
 
 def test_an_unknown_rewarder_is_named_with_the_choices() -> None:
-    with pytest.raises(ConfigError, match="unknown rewarder 'clop'; have: constant, ground_truth, preference"):
+    with pytest.raises(ConfigError, match="unknown rewarder 'clop'; have: clip, constant, ground_truth, preference"):
         rewarder("clop")

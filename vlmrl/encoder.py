@@ -6,6 +6,7 @@ their shape, and never cropped.
 """
 
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -40,17 +41,22 @@ class DualEncoder:
 
     def __init__(self, folder: Path, *, name: str, device: str = "cpu") -> None:
         """Use `DualEncoder.load`."""
-        self.folder, self.name, self.device = folder, name, torch.device(device)
+        self.folder, self.name, self.device = folder, name, _device(device)
         self.model, self.tokenizer, processor = _read(folder, name)
         self.model.to(self.device)
-        self._prepare = _preparation(processor, self.model.config, name)
+        preparation = _Patches if self.model.config.model_type == "siglip2" else _Square
+        self._prepare = preparation(processor, name)
         self.facts: Mapping[str, Any] = read_json(folder / FACTS) if (folder / FACTS).is_file() else {}
+        self.size = self._prepare.size
+        """Height and width that pictures are scaled to (for NaFlex: a square of as many patches)."""
         self.logit_scale = float(self.model.logit_scale.detach().exp())
         self.dim = self.texts(["a picture"]).shape[1]
 
     @classmethod
     def load(cls, checkpoint: str, *, device: str = "cpu") -> "DualEncoder":
         """Read `seen` or `zeroshot` (the built-in judge), a folder, or `hub/id` with an optional `@revision`.
+
+        `device` may be `auto`: the GPU where there is one.
 
         Raises:
             ConfigError: if there is no such checkpoint, or it is no image-text dual encoder.
@@ -136,6 +142,15 @@ def vlmrm_reward(
     return 1 - (along + np.float32((1 - alpha) ** 2) * (square - along)) / 2
 
 
+def _device(wanted: str) -> torch.device:
+    if wanted == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.device(wanted)
+    except RuntimeError as error:
+        raise ConfigError(f"unknown device {wanted!r}; have: auto, cpu, cuda, cuda:0, ...") from error
+
+
 def _judge(name: str) -> Path:
     try:
         return find("data", f"judge/{name}")
@@ -209,7 +224,7 @@ class _Square(_Preparation):
     def __init__(self, processor: Any, name: str) -> None:
         super().__init__(processor, name)
         size = processor.crop_size if getattr(processor, "do_center_crop", False) else processor.size
-        self.size = (size.height or size.shortest_edge, size.width or size.shortest_edge)
+        self.size = (int(size.height or size.shortest_edge), int(size.width or size.shortest_edge))
 
     def __call__(self, pictures: UInt8[Tensor, "B 3 _ _"]) -> dict[str, Tensor]:
         return {"pixel_values": self.scaled(pictures, self.size).contiguous()}
@@ -220,7 +235,9 @@ class _Patches(_Preparation):
 
     def __init__(self, processor: Any, name: str) -> None:
         super().__init__(processor, name)
-        self.patch, self.most = processor.patch_size, processor.max_num_patches
+        self.patch, self.most = int(processor.patch_size), int(processor.max_num_patches)
+        side = self.patch * math.isqrt(self.most)
+        self.size = (side, side)
 
     def __call__(self, pictures: UInt8[Tensor, "B 3 _ _"]) -> dict[str, Tensor]:
         from transformers.models.siglip2.image_processing_pil_siglip2 import get_image_size_for_max_num_patches
@@ -232,10 +249,6 @@ class _Patches(_Preparation):
         values = patches.reshape(count, -1, 3 * p * p)
         mask = torch.ones(values.shape[:2], dtype=torch.int32, device=pictures.device)
         return {"pixel_values": values, "pixel_attention_mask": mask, "spatial_shapes": shape.expand(count, 2)}
-
-
-def _preparation(processor: Any, config: Any, name: str) -> _Square | _Patches:
-    return _Patches(processor, name) if config.model_type == "siglip2" else _Square(processor, name)
 
 
 def _unit(features: Any) -> Float32[np.ndarray, "B D"]:

@@ -21,6 +21,10 @@ EXAMPLES = {
     "label": """
   vlmrl label store=runs/mine labeler=openai labeler.base_url=http://localhost:8000/v1 labeler.model=NAME
   vlmrl label store=runs/mine labeler=transformers labeler.model=FOLDER_OR_HUB_ID limits.max_calls=1000""",
+    "score": """
+  vlmrl score store=runs/mine                     how far each frame is from each episode's sentence
+  vlmrl score store=runs/mine sentence='open the drawer' rewarder.checkpoint=openai/clip-vit-base-patch32
+  vlmrl score store=runs/mine rewarder.alpha=0.5 rewarder.goals=['an open drawer'] rewarder.baselines=['a drawer']""",
     "train": """
   vlmrl train store=runs/mine reward=COLUMN       COLUMN as `vlmrl data show runs/mine` lists it
   vlmrl train store=runs/mine learner=bc seeds=[0,1,2]""",

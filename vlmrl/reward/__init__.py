@@ -6,6 +6,7 @@ from types import ModuleType
 from vlmrl.errors import unknown
 
 REWARDERS = {
+    "clip": "vlmrl.reward.clip",
     "constant": "vlmrl.reward.constant",
     "ground_truth": "vlmrl.reward.ground_truth",
     "preference": "vlmrl.reward.preference",

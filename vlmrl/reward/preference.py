@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from vlmrl import config as configuration
 from vlmrl.artefact import load, save
 from vlmrl.errors import DataError
-from vlmrl.types import Episode, Frames
+from vlmrl.reward.alignment import on_next_row, shown
+from vlmrl.types import Episode
 
 
 @dataclass(frozen=True)
@@ -206,20 +207,9 @@ class PreferenceReward:
 
         Where the camera is slower than the robot, each member's reward is interpolated linearly between pictures.
         """
-        frames = episode.images.get(self.camera)
-        if not isinstance(frames, Frames):
-            raise DataError(
-                f"episode {episode.id!r} has no pictures of camera {self.camera!r}; have: {list(episode.images)}"
-            )
-        rows = np.flatnonzero(frames.index >= 0)
-        if not len(rows):
-            raise DataError(f"episode {episode.id!r} has no picture of camera {self.camera!r}: nothing to judge")
-        rewards = score(self.network, frames.pixels[frames.index[rows]])
-        at = np.arange(len(episode)) + 1
-        members = np.stack([np.interp(at, rows, rewards[:, m]) for m in range(rewards.shape[1])])
-        mean, std = members.mean(0).astype(np.float32), members.std(0).astype(np.float32)
-        mean[~episode.has_next], std[~episode.has_next] = np.nan, np.nan
-        return mean, std
+        rows, pixels = shown(episode, self.camera)
+        members = on_next_row(rows, score(self.network, pixels), episode.has_next)
+        return members.mean(1).astype(np.float32), members.std(1).astype(np.float32)
 
     def provenance(self) -> Mapping[str, object]:
         """Settings and facts."""

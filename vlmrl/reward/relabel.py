@@ -2,14 +2,23 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Int64
+from jaxtyping import Float32, Int64
 
 from vlmrl.runfolder import commit
 from vlmrl.store import Store
 from vlmrl.types import NO_FRAME, Episode, Frames, Rewarder
+
+
+@runtime_checkable
+class Columnar(Protocol):
+    """A rewarder that scores a whole store faster than its episodes one by one."""
+
+    def column(self, store: Store) -> tuple[Float32[np.ndarray, " N"], Float32[np.ndarray, " N"]]:
+        """What `reward` gives for each episode, over all rows."""
+        ...
 
 
 def relabel(store: Store, rewarder: Rewarder, name: str, *, facts: Mapping[str, Any] | None = None) -> None:
@@ -21,14 +30,19 @@ def relabel(store: Store, rewarder: Rewarder, name: str, *, facts: Mapping[str, 
     store.refresh()
     if name in store.rewards():
         return
+    mean, std = rewarder.column(store) if isinstance(rewarder, Columnar) else _by_episode(store, rewarder)
+    attributes = {"rewarder": rewarder.name, "commit": commit(), **rewarder.provenance(), **(facts or {})}
+    store.add_reward(name, mean, std, attributes)
+
+
+def _by_episode(store: Store, rewarder: Rewarder) -> tuple[Float32[np.ndarray, " N"], Float32[np.ndarray, " N"]]:
     means, stds = [], []
     rows = store.frame_rows(rewarder.sees[0]) if rewarder.sees else np.zeros(0, np.int64)
     for id in store.episodes.id:
         mean, std = rewarder.reward(_with_pictures(store, store.episode(id, images=False), rewarder, framed=rows))
         means.append(mean)
         stds.append(std)
-    attributes = {"rewarder": rewarder.name, "commit": commit(), **rewarder.provenance(), **(facts or {})}
-    store.add_reward(name, np.concatenate(means), np.concatenate(stds), attributes)
+    return np.concatenate(means), np.concatenate(stds)
 
 
 def _with_pictures(store: Store, episode: Episode, rewarder: Rewarder, *, framed: Int64[np.ndarray, " M"]) -> Episode:
