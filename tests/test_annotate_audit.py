@@ -18,7 +18,7 @@ from vlmrl.annotate.audit import (
 )
 from vlmrl.annotate.trust import measure
 from vlmrl.errors import ConfigError, DataError
-from vlmrl.types import Cost, Frame, Kind, Preferences, Query, Reply, Verdict
+from vlmrl.types import Frame, Kind, Preferences, Query, Reply, Verdict
 
 A, B, TIE, UNSURE = Verdict.A_BETTER, Verdict.B_BETTER, Verdict.TIE, Verdict.UNSURE
 
@@ -82,7 +82,7 @@ def test_a_missing_truth_is_named():
 
 
 def reply(answer, p=None):
-    return Reply(answer, "x", p, cost=Cost(calls=1))
+    return Reply(answer, "x", p)
 
 
 def test_confusion_by_hand():
@@ -130,7 +130,7 @@ def test_calibration_error_is_zero_for_honest_and_large_for_boastful_confidence(
 
 def test_trust_says_what_it_knows_and_what_not():
     known = measure([reply(A, 0.75), reply(UNSURE)], [reply(B, 0.25), None], difference=np.array([1.0, 2.0]))
-    assert (known.asked, known.decided, known.cost.calls) == (2, 0.5, 2)
+    assert (known.asked, known.decided) == (2, 0.5)
     assert "right in 100.0 % [20.7, 100.0] of 1 pairs" in str(known)
     assert "calibration error 0.250 of 1 pairs" in str(known)
     assert "the same answer in 100 %" in str(known)

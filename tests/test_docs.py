@@ -1,6 +1,7 @@
 """The documents keep their word: links resolve, printed commands and settings exist, nothing is left to fill in."""
 
 import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,9 @@ from vlmrl.cli import jobs
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
-COMMAND = re.compile(r"^(?:\./vlmrl\.sh (?:vlmrl )?|vlmrl )(run|label|train|evaluate|demo)\b(.*)$", re.MULTILINE)
+COMMAND = re.compile(
+    r"^(?:\./vlmrl\.sh (?:vlmrl )?|vlmrl )(run|label benchmark|label|train|evaluate|demo)\b(.*)$", re.MULTILINE
+)
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda p: p.name)
@@ -34,11 +37,9 @@ def commands() -> list[tuple[str, str, str]]:
 @pytest.mark.parametrize(("document", "name", "rest"), commands())
 def test_every_setting_of_a_printed_command_exists(document: str, name: str, rest: str) -> None:
     jobs.register()
-    name = "run" if name == "demo" else name
-    words = re.findall(r"(?:[^\s'\"]|'[^']*'|\"[^\"]*\")+", rest.split(" #")[0].rstrip("\\"))
+    name = {"demo": "run", "label benchmark": "benchmark"}.get(name, name)
+    words = shlex.split(rest.rstrip("\\"), comments=True)
     overrides = [configuration.quoted(word) for word in words if "=" in word and not word.startswith("-")]
-    if name == "label" and not any(o.startswith("labeler=") for o in overrides):
-        overrides.append("labeler=openai")
     configuration.compose(name, overrides)
 
 

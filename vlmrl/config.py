@@ -100,8 +100,12 @@ def register_job(name: str, cls: type) -> None:
     ConfigStore.instance().store(name=f"{name}_schema", node=schema(cls, out=""))
 
 
-def run_hydra(name: str, job: Callable[[dict[str, Any], Path], None], arguments: Sequence[str]) -> None:
+def run_hydra(
+    name: str, job: Callable[[dict[str, Any], Path], None], arguments: Sequence[str], *, command: str
+) -> None:
     """Run `job(config, run folder)` as the Hydra application `conf/<name>.yaml` with command-line arguments.
+
+    `command` is what was typed before them, as provenance tells it.
 
     Raises:
         ConfigError: if an override is unknown or mistyped; the message lists what there is.
@@ -125,7 +129,7 @@ def run_hydra(name: str, job: Callable[[dict[str, Any], Path], None], arguments:
             print("\nvlmrl: interrupted; the same command with the same `out` goes on from here", file=sys.stderr)
             sys.exit(130)
 
-    before, sys.argv = sys.argv, [f"vlmrl {name}", *map(quoted, arguments)]
+    before, sys.argv = sys.argv, [f"vlmrl {command}", *map(quoted, arguments)]
     try:
         application()
     finally:

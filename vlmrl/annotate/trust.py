@@ -23,7 +23,7 @@ from vlmrl.annotate.audit import (
 from vlmrl.annotate.budget import Limits
 from vlmrl.annotate.job import Fill, JobReport, run_job
 from vlmrl.annotate.ledger import Ledger
-from vlmrl.types import Cost, Item, Labeler, Query, Reply, Verdict
+from vlmrl.types import Item, Labeler, Query, Reply, Verdict
 
 
 @runtime_checkable
@@ -44,8 +44,6 @@ class Trust:
     """None, as the next, where the truth is not known."""
     calibration: Calibration | None
     order: Consistency
-    cost: Cost
-    """Of all answers, whenever they were given."""
 
     @property
     def decided(self) -> float:
@@ -64,7 +62,6 @@ class Trust:
                 "confusion": None if found is None else found.counts.tolist(),
                 "calibration": None if self.calibration is None else dataclasses.asdict(self.calibration),
                 "order": _rate(order.same, order.pairs, order.interval()) | {"gap": order.gap},
-                "cost": dataclasses.asdict(self.cost),
             }
         )
 
@@ -119,7 +116,6 @@ def measure(
         confusion=None if difference is None else confusion(replies, difference),
         calibration=None if difference is None else calibration(replies, difference),
         order=order_consistency(replies, swapped),
-        cost=sum((r.cost for r in replies if r is not None), Cost()),
     )
 
 

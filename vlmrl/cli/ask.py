@@ -13,7 +13,7 @@ from vlmrl.annotate import JobReport, Ledger, Limits, Pictures, Tally, load_labe
 from vlmrl.annotate.trust import Described, Trust, ask_swapped, differences, measure
 from vlmrl.encoder import DualEncoder
 from vlmrl.store import Store
-from vlmrl.types import Labeler, Query
+from vlmrl.types import Cost, Labeler, Query
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,9 @@ class Asked:
     """The job, with what the check of the order took."""
     trust: Trust
     facts: Mapping[str, object]
+    """What the labeler tells about itself."""
+    cost: Cost
+    """Of the answers to these pairs, whenever they were given."""
 
 
 def ask(
@@ -52,7 +55,8 @@ def ask(
     trust = measure([answers.get(key) for key in report.keys], swapped, difference=difference)
     stopped = "interrupt" if check.stopped_by == "interrupt" else report.stopped_by
     report = replace(report, cost=report.cost + check.cost, seconds=report.seconds + check.seconds, stopped_by=stopped)
-    return Asked(report, trust, answerer.facts if isinstance(answerer, Described) else {})
+    facts = answerer.facts if isinstance(answerer, Described) else {}
+    return Asked(report, trust, facts, sum((reply.cost for reply in answers.values()), Cost()))
 
 
 def make_labeler(settings: Mapping[str, Any], store: Store, *, camera: str, sentence: str) -> Labeler:

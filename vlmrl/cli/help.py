@@ -16,15 +16,18 @@ EXAMPLES = {
   vlmrl run                                       collect in simulation, label, learn, evaluate, report
   vlmrl run preset=fast                           the same in two minutes, to see it work
   vlmrl run store=runs/mine task=null sentence='open the drawer' labeler=openai labeler.model=NAME
-  vlmrl run seeds=[0,1,2,3,4] evaluate.episodes=50 labeler.error_rate=0.1
+  vlmrl run seeds=[0,1,2,3,4] evaluate.episodes=50 labeler.checkpoint=zeroshot
+  vlmrl run labeler=scripted labeler.error_rate=0.1
   vlmrl run out=runs/today                        run again with the same `out` to go on where it was cut""",
     "label": """
+  vlmrl label store=runs/mine                     the built-in judge answers, on this machine
   vlmrl label store=runs/mine labeler=openai labeler.base_url=http://localhost:8000/v1 labeler.model=NAME
-  vlmrl label store=runs/mine labeler=transformers labeler.model=FOLDER_OR_HUB_ID limits.max_calls=1000""",
-    "score": """
-  vlmrl score store=runs/mine                     how far each frame is from each episode's sentence
-  vlmrl score store=runs/mine sentence='open the drawer' rewarder.checkpoint=openai/clip-vit-base-patch32
-  vlmrl score store=runs/mine rewarder.alpha=0.5 rewarder.goals=['an open drawer'] rewarder.baselines=['a drawer']""",
+  vlmrl label store=runs/mine labeler=transformers labeler.model=FOLDER_OR_HUB_ID limits.max_calls=1000
+  vlmrl label benchmark --help                    score several labelers on the same pairs""",
+    "benchmark": """
+  vlmrl label benchmark store=runs/mine labelers=[seen,zeroshot,scripted]
+  vlmrl label benchmark store=runs/mine labelers='[FOLDER_OF_A_CLIP,{name:openai,model:NAME}]'
+  vlmrl label benchmark store=runs/mine truth=labels.parquet labelers=[seen]""",
     "train": """
   vlmrl train store=runs/mine reward=COLUMN       COLUMN as `vlmrl data show runs/mine` lists it
   vlmrl train store=runs/mine learner=bc seeds=[0,1,2]""",
@@ -36,7 +39,7 @@ EXAMPLES = {
 def text(name: str, config: type, groups: Mapping[str, Mapping[str, str]]) -> str:
     """The help of one job; `groups` maps each group to its table of modules."""
     lines = [
-        f"usage: vlmrl {name} [KEY=VALUE ...]",
+        f"usage: vlmrl {'label benchmark' if name == 'benchmark' else name} [KEY=VALUE ...]",
         "",
         _first_line(config),
         "",

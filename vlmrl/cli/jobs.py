@@ -7,7 +7,7 @@ from typing import Any
 
 from vlmrl import config as configuration
 from vlmrl.annotate import LABELERS
-from vlmrl.cli import evaluate, help, label, run, score, settings, train
+from vlmrl.cli import benchmark, evaluate, help, label, run, settings, train
 from vlmrl.learn import LEARNERS
 
 
@@ -23,26 +23,28 @@ class Job:
 JOBS = {
     "run": Job(settings.RunConfig, run.main, {"labeler": LABELERS, "learner": LEARNERS}),
     "label": Job(label.LabelConfig, label.main, {"labeler": LABELERS}),
-    "score": Job(score.ScoreConfig, score.main, {"rewarder": score.SCORERS}),
+    "benchmark": Job(benchmark.BenchmarkConfig, benchmark.main),
     "train": Job(train.TrainConfig, train.main, {"learner": LEARNERS}),
     "evaluate": Job(evaluate.EvaluateConfig, evaluate.main),
 }
 
 
 def run_job(name: str, arguments: Sequence[str]) -> None:
-    """Compose the configuration of a job from the command line and run it."""
+    """Compose the configuration of a job from the command line and run it; `label benchmark` is a job of its own."""
+    command = name
+    if name == "label" and arguments[:1] == ["benchmark"]:
+        command, name, arguments = "label benchmark", "benchmark", arguments[1:]
     job = JOBS[name]
     if any(a in ("-h", "--help") for a in arguments):
         print(help.text(name, job.config, job.groups))
         return
     register()
-    configuration.run_hydra(name, job.main, arguments)
+    configuration.run_hydra(name, job.main, arguments, command=command)
 
 
 def register() -> None:
     """Tell Hydra every schema."""
     configuration.register_group("labeler", LABELERS)
     configuration.register_group("learner", LEARNERS)
-    configuration.register_group("rewarder", score.SCORERS)
     for name, job in JOBS.items():
         configuration.register_job(name, job.config)

@@ -1,0 +1,207 @@
+"""`vlmrl label benchmark`: scores several labelers on one set of pairs whose truth is known."""
+
+import dataclasses
+import time
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+from jaxtyping import Float64
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from vlmrl import config as configuration
+from vlmrl.annotate import Ledger, Limits, load_labeler, sample_pairs, true_progress
+from vlmrl.annotate.recorded import read
+from vlmrl.annotate.trust import differences
+from vlmrl.cli.ask import ask, make_labeler
+from vlmrl.cli.label import pick_camera, pick_sentence
+from vlmrl.encoder import JUDGES
+from vlmrl.errors import ConfigError, DataError, VlmrlError, unknown
+from vlmrl.evaluate.statistics import Interval
+from vlmrl.runfolder import masked, provenance, write_json
+from vlmrl.store import Store
+from vlmrl.types import Frame, Item, Kind, Query, Verdict
+
+_TRUTH = {Verdict.A_BETTER: 1.0, Verdict.B_BETTER: -1.0, Verdict.TIE: 0.0}
+
+
+@dataclass(frozen=True)
+class BenchmarkConfig:
+    """Settings of a comparison of labelers on the same pairs."""
+
+    store: str = ""
+    """Folder of the store whose pictures are judged."""
+    labelers: tuple[Any, ...] = ("seen", "zeroshot", "scripted")
+    """Each the name of a labeler, a checkpoint for the judge (seen, zeroshot, a folder, a hub id), or a labeler with
+    settings: {name: judge, checkpoint: seen, alpha: 0.5, baselines: [a drawer]}."""
+    truth: str | None = None
+    """Recorded answers to compare with, as labeler=recorded reads them; null: the store's true progress."""
+    sentence: str | None = None
+    """What the robot should do; null: the sentence recorded with the data."""
+    camera: str | None = None
+    """Whose pictures are judged; null: the store's first."""
+    pairs: int = 1_000
+    seed: int = 0
+    """Which pairs are drawn."""
+    check_order: int = 50
+    """Pairs that are asked again with their sides swapped, to see whether the order matters."""
+    ledger: str = "runs/labels.db"
+    """Where answers are kept, so that none is paid for twice."""
+    limits: Limits = field(default_factory=Limits)
+    """Of each labeler."""
+
+
+def main(content: Mapping[str, Any], folder: Path) -> None:
+    """Run the job that a composed configuration describes."""
+    if not content["store"]:
+        raise ConfigError("benchmark needs a store: vlmrl label benchmark store=FOLDER labelers=[seen,zeroshot]")
+    config = configuration.build(BenchmarkConfig, content, where="benchmark")
+    if not config.labelers:
+        raise ConfigError("benchmark needs labelers: labelers=[seen,zeroshot,FOLDER,scripted]")
+    store = Store.open(config.store)
+    camera = pick_camera(store, config.camera)
+    write_json(folder / "config.json", masked(dict(content)))
+    write_json(folder / "meta.json", provenance() | {"store": store.hash})
+    queries, difference = labelled_pairs(config, store, camera)
+    rows: list[dict[str, Any]] = []
+    with Ledger(config.ledger) as book:
+        for entry in config.labelers:
+            rows.append(score(entry, config, store, camera, queries, difference, book))
+            write_json(folder / "benchmark.json", rows)
+            if rows[-1].get("stopped_by") == "interrupt":
+                raise KeyboardInterrupt
+    differ = int((difference != 0).sum())
+    print(f"\n{text(rows)}\n")
+    print(f"{len(queries)} pairs of {config.store}, {differ} of which differ in truth ({config.truth or 'progress'})")
+    print(f"figures: {folder / 'benchmark.json'}")
+
+
+def labelled_pairs(config: BenchmarkConfig, store: Store, camera: str) -> tuple[list[Query], Float64[np.ndarray, " Q"]]:
+    """The questions, and the truth of a minus that of b.
+
+    Raises:
+        DataError: if there is no truth, or fewer pairs than wanted.
+        ConfigError: if there is no single sentence.
+    """
+    generator = np.random.default_rng(config.seed)
+    if config.truth is not None:
+        return _recorded_pairs(config.truth, config, store, camera, generator)
+    sentence = pick_sentence(store, config.sentence)
+    queries = sample_pairs(store, camera, count=config.pairs, instruction=sentence, generator=generator)
+    return queries, differences(queries, true_progress(store))
+
+
+def _recorded_pairs(
+    file: str, config: BenchmarkConfig, store: Store, camera: str, generator: np.random.Generator
+) -> tuple[list[Query], Float64[np.ndarray, " Q"]]:
+    """At most so many pairs of a file, without those that it answers in two ways."""
+    episodes = set(store.episodes.id)
+    here = [
+        record
+        for record in read(file)
+        if record.kind is Kind.PREFERENCE
+        and record.reply.answer in _TRUTH
+        and all(isinstance(i, Frame) and i.camera == camera and i.episode in episodes for i in record.items)
+    ]
+    sentences = {config.sentence} if config.sentence else {record.sentence for record in here}
+    if here and (len(sentences) != 1 or None in sentences):
+        have = ", ".join(sorted(repr(s) for s in sentences if s)) or "none that is spelt out"
+        raise ConfigError(f"say what the robot should do: sentence='...'; {file} has: {have}")
+    sentence = next((s for s in sentences if s), "")
+    answers: defaultdict[tuple[Item, ...], set[Verdict]] = defaultdict(set)
+    for record in here:
+        if record.asks(sentence):
+            answers[record.items].add(cast("Verdict", record.reply.answer))
+    clear = [(Query(Kind.PREFERENCE, k, sentence), v.pop()) for k, v in answers.items() if len(v) == 1]
+    if not clear:
+        raise DataError(f"{file} has no clear answer about pictures of {store.path}, camera {camera!r}")
+    chosen = [clear[i] for i in generator.permutation(len(clear))[: config.pairs]]
+    return [query for query, _ in chosen], np.array([_TRUTH[verdict] for _, verdict in chosen], np.float64)
+
+
+def score(
+    entry: object,
+    config: BenchmarkConfig,
+    store: Store,
+    camera: str,
+    queries: Sequence[Query],
+    difference: Float64[np.ndarray, " Q"],
+    book: Ledger,
+) -> dict[str, Any]:
+    """One labeler's figures; one that cannot answer gets its error instead."""
+    began = time.perf_counter()
+    row: dict[str, Any] = {"settings": masked(entry)}
+    try:
+        answerer = make_labeler(composed(entry), store, camera=camera, sentence=queries[0].instruction)
+        row["labeler"] = answerer.name
+        asked = ask(
+            queries,
+            answerer,
+            store,
+            book=book,
+            limits=config.limits,
+            check_order=config.check_order,
+            difference=difference,
+        )
+    except VlmrlError as error:
+        return row | {"error": str(error)}
+    report = asked.report
+    row |= {"judge": dict(asked.facts), "known_before": report.cached, "stopped_by": report.stopped_by}
+    row |= asked.trust.as_json() | {"unreadable": report.unreadable, "given_up": report.given_up}
+    return row | {"cost": dataclasses.asdict(asked.cost), "seconds": time.perf_counter() - began}
+
+
+def composed(entry: object) -> dict[str, Any]:
+    """The settings of one entry of `labelers`, on top of the labeler's own.
+
+    Raises:
+        ConfigError: if the labeler or a setting does not exist, or a value is mistyped.
+    """
+    if isinstance(entry, str) and (entry in JUDGES or "/" in entry or Path(entry).is_dir()):
+        entry = {"name": "judge", "checkpoint": entry}
+    given = {"name": entry} if isinstance(entry, str) else dict(cast("Mapping[str, Any]", entry))
+    name = str(given.pop("name", ""))
+    node = configuration.compose("label", [f"labeler={name}"])["labeler"]
+    if wrong := [key for key in given if key not in node]:
+        raise unknown(f"setting of labeler {name}", wrong[0], set(node) - {"name"})
+    schema = configuration.schema(load_labeler(node["name"]).Config, name=node["name"])
+    try:
+        merged = OmegaConf.merge(OmegaConf.structured(schema), node, given)
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"labelers: {name}: {str(error).splitlines()[0]}") from error
+    return cast("dict[str, Any]", OmegaConf.to_container(merged, resolve=True))
+
+
+HEAD = ("labeler", "right", "side named", "tie", "unsure", "calibration", "log-loss", "order", "seconds", "USD")
+
+
+def text(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The table as a terminal prints it."""
+    body = [_row(row) for row in rows]
+    widths = [max(len(line[k]) for line in [HEAD, *body] if len(line) == len(HEAD)) for k in range(len(HEAD))]
+    lines = ["  ".join(c.ljust(w) for c, w in zip(line, widths, strict=False)).rstrip() for line in [HEAD, *body]]
+    return "\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:]])
+
+
+def _row(row: Mapping[str, Any]) -> tuple[str, ...]:
+    name = str(row.get("labeler") or row["settings"])
+    if "error" in row:
+        return name, f"cannot answer: {row['error']}"
+    right, order, honest = row["accuracy"], row["order"], row["calibration"]
+    verdicts, asked = row["verdicts"], row["asked"]
+    return (
+        name,
+        Interval(right["rate"], *right["interval"]).percent() if right["whole"] else "-",
+        f"{100 * row['decided']:.0f} %",
+        f"{100 * verdicts['tie'] / asked:.0f} %",
+        f"{100 * verdicts['unsure'] / asked:.0f} %",
+        f"{honest['error']:.3f}" if honest["pairs"] else "-",
+        f"{honest['log_loss']:.3f}" if honest["pairs"] else "-",
+        f"{100 * order['rate']:.0f} %" if order["whole"] else "-",
+        f"{row['seconds']:.1f}" + (" (known)" if row["known_before"] else ""),
+        f"{row['cost']['usd']:.2f}",
+    )
