@@ -28,6 +28,10 @@ EXAMPLES = {
   vlmrl label benchmark store=runs/mine labelers=[seen,zeroshot,scripted]
   vlmrl label benchmark store=runs/mine labelers='[FOLDER_OF_A_CLIP,{name:openai,model:NAME}]'
   vlmrl label benchmark store=runs/mine truth=labels.parquet labelers=[seen]""",
+    "score": """
+  vlmrl score store=runs/mine                     how far each frame is from each episode's sentence
+  vlmrl score store=runs/mine sentence='open the drawer' rewarder.checkpoint=openai/clip-vit-base-patch32
+  vlmrl score store=runs/mine rewarder.alpha=0.5 rewarder.goals=['an open drawer'] rewarder.baselines=['a drawer']""",
     "train": """
   vlmrl train store=runs/mine reward=COLUMN       COLUMN as `vlmrl data show runs/mine` lists it
   vlmrl train store=runs/mine learner=bc seeds=[0,1,2]""",

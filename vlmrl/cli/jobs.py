@@ -7,7 +7,7 @@ from typing import Any
 
 from vlmrl import config as configuration
 from vlmrl.annotate import LABELERS
-from vlmrl.cli import benchmark, evaluate, help, label, run, settings, train
+from vlmrl.cli import benchmark, evaluate, help, label, run, score, settings, train
 from vlmrl.learn import LEARNERS
 
 
@@ -24,6 +24,7 @@ JOBS = {
     "run": Job(settings.RunConfig, run.main, {"labeler": LABELERS, "learner": LEARNERS}),
     "label": Job(label.LabelConfig, label.main, {"labeler": LABELERS}),
     "benchmark": Job(benchmark.BenchmarkConfig, benchmark.main),
+    "score": Job(score.ScoreConfig, score.main, {"rewarder": score.SCORERS}),
     "train": Job(train.TrainConfig, train.main, {"learner": LEARNERS}),
     "evaluate": Job(evaluate.EvaluateConfig, evaluate.main),
 }
@@ -46,5 +47,6 @@ def register() -> None:
     """Tell Hydra every schema."""
     configuration.register_group("labeler", LABELERS)
     configuration.register_group("learner", LEARNERS)
+    configuration.register_group("rewarder", score.SCORERS)
     for name, job in JOBS.items():
         configuration.register_job(name, job.config)
