@@ -12,7 +12,7 @@ from vlmrl.cli import jobs
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
 COMMAND = re.compile(
-    r"^(?:\./vlmrl\.sh (?:vlmrl )?|vlmrl )(run|label benchmark|label|train|evaluate|demo)\b(.*)$", re.MULTILINE
+    r"^(?:\./vlmrl\.sh (?:vlmrl )?|vlmrl )(run|label benchmark|label|train|score|evaluate|demo)\b(.*)$", re.MULTILINE
 )
 
 

@@ -205,6 +205,10 @@ def test_what_cannot_be_loaded_is_named_with_what_was_tried(
     (tmp_path / "empty").mkdir()
     with pytest.raises(ConfigError, match="cannot load 'empty'"):
         DualEncoder.load(str(tmp_path / "empty"))
+    folder = shutil.copytree(folders["clip"], tmp_path / "torn")
+    (folder / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:-9])
+    with pytest.raises(ConfigError, match="cannot load 'torn'"):
+        DualEncoder.load(str(folder))
     folder = shutil.copytree(folders["convnext"], tmp_path / "bert")
     BertModel(BertConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=1)).save_pretrained(folder)
     with pytest.raises(ConfigError, match=r"'bert' is a BertModel: an image-text dual encoder"):

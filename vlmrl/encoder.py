@@ -174,8 +174,12 @@ def _download(checkpoint: str) -> Path:
 
 def _read(folder: Path, name: str) -> tuple[Any, Any, Any]:
     """Model, tokenizer and image processor."""
+    from safetensors import SafetensorError
     from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
+    from transformers.utils import logging
 
+    bars = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
     try:
         model, about = AutoModel.from_pretrained(
             str(folder), dtype=torch.float32, use_safetensors=True, output_loading_info=True
@@ -183,8 +187,11 @@ def _read(folder: Path, name: str) -> tuple[Any, Any, Any]:
         tokenizer = AutoTokenizer.from_pretrained(str(folder))
         # Pillow's needs no torchvision; only its settings are read.
         processor = AutoImageProcessor.from_pretrained(str(folder), backend="pil")
-    except (OSError, ValueError, ImportError, RuntimeError) as error:
+    except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
         raise ConfigError(f"cannot load {name!r} from {folder}: {' '.join(str(error).split())}") from error
+    finally:
+        if bars:
+            logging.enable_progress_bar()
     lacking = [part for part in ("get_image_features", "get_text_features", "logit_scale") if not hasattr(model, part)]
     if lacking:
         raise ConfigError(
