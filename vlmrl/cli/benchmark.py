@@ -184,7 +184,7 @@ def text(rows: Sequence[Mapping[str, Any]]) -> str:
     body = [_row(row) for row in rows]
     widths = [max(len(line[k]) for line in [HEAD, *body] if len(line) == len(HEAD)) for k in range(len(HEAD))]
     lines = ["  ".join(c.ljust(w) for c, w in zip(line, widths, strict=False)).rstrip() for line in [HEAD, *body]]
-    return "\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:]])
+    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
 
 
 def _row(row: Mapping[str, Any]) -> tuple[str, ...]:

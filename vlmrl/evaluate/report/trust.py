@@ -93,4 +93,4 @@ def _confusion(trust: Mapping[str, Any]) -> str:
     table = (
         f"<table class='plain'><thead><tr><th scope='col'>in truth</th>{head}</tr></thead><tbody>{rows}</tbody></table>"
     )
-    return table + note(text)
+    return f"<h3>Answers against the truth</h3>{table}{note(text)}"
