@@ -221,6 +221,8 @@ def test_the_job_writes_a_column_named_by_what_decides_it(
     assert store.rewards()["arm"]["goals"] == ["a robot arm"]
     assert (tmp_path / "run" / "strip.png").is_file()
     assert "rank correlation with true progress" in capsys.readouterr().out
+    said = clip.build(config(goals=("a table", "tables"), baselines=("a", "b"), alpha=0.5), encoder=encoder)
+    assert score.title(said) == f"“a table” / “tables”, scored by {encoder.name} (alpha 0.5)"
     with pytest.raises(ConfigError, match=r"already has a reward 'arm' with goals \['a robot arm'\]"):
         score.main(configuration.compose("score", [*base, "sentence='a table'", "name=arm"]), tmp_path / "run")
     with pytest.raises(ConfigError, match="say the goal once"):

@@ -134,5 +134,6 @@ def title(scorer: Rewarder) -> str:
     """What a picture of the scores says above them."""
     if not isinstance(scorer, clip.ClipReward):
         return scorer.name
-    alpha = f", alpha {scorer.config.alpha:g}" if scorer.config.alpha else ""
-    return f"scores by {scorer.encoder.name}{alpha}"
+    goals = " / ".join(f"“{goal}”" for goal in scorer.config.goals) or "each episode's sentence"
+    alpha = f" (alpha {scorer.config.alpha:g})" if scorer.config.alpha else ""
+    return f"{goals}, scored by {scorer.encoder.name}{alpha}"
