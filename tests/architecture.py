@@ -4,7 +4,7 @@ import ast
 import re
 from collections.abc import Iterator
 
-ROOMS = ("store", "annotate", "reward", "learn", "policy", "safety", "sim", "evaluate", "deploy")
+ROOMS = ("store", "annotate", "reward", "learn", "policy", "safety", "sim", "evaluate", "judge", "deploy")
 """Left to right: a room imports only rooms to its left."""
 TOP = ("cli",)
 """Imports every room. Whatever else lies beside the rooms is ground floor and imports none."""

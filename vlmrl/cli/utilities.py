@@ -1,4 +1,4 @@
-"""Small commands: data, task, doctor."""
+"""Small commands: data, task, judge, doctor."""
 
 import dataclasses
 from pathlib import Path
@@ -9,6 +9,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from vlmrl import config as configuration
+from vlmrl.cli.judge import app as judge
 from vlmrl.content import names
 from vlmrl.errors import ConfigError, unknown
 
@@ -32,6 +33,7 @@ data = typer.Typer(help="Stores of episodes: import logs, look inside, draw, che
 task = typer.Typer(help="Simulated tasks.", no_args_is_help=True)
 app.add_typer(data, name="data")
 app.add_typer(task, name="task")
+app.add_typer(judge, name="judge")
 
 
 def _add_job(name: str, text: str) -> None:

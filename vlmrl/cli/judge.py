@@ -1,0 +1,84 @@
+"""`vlmrl judge`: make the built-in judge anew, and examine it."""
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated, TypeVar
+
+import typer
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from vlmrl import config as configuration
+from vlmrl.errors import ConfigError, unknown
+
+T = TypeVar("T")
+Settings = Annotated[list[str] | None, typer.Argument(help="Settings as key=value")]
+
+app = typer.Typer(help="The built-in judge: make it anew, examine it.", no_args_is_help=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class PicturesConfig:
+    """The judge's data set."""
+
+    out: str = "runs/judge"
+    workers: int = 2
+    seed: int = 0
+
+
+@app.command()
+def card(settings: Settings = None) -> None:
+    """Examine a checkpoint on new episodes: checkpoint, pictures, out, device.
+
+    Example: vlmrl judge card checkpoint=seen pictures=runs/judge out=docs/judge
+    """
+    from vlmrl.judge import card as judge_card
+
+    typer.echo(f"card: {judge_card.main(configured(judge_card.CardConfig, settings))}")
+
+
+@app.command()
+def pictures(settings: Settings = None) -> None:
+    """Render the pictures of every task, resumed task by task: out, workers, seed.
+
+    Example: vlmrl judge pictures out=runs/judge
+    """
+    from vlmrl.judge import dataset
+
+    config = configured(PicturesConfig, settings)
+    dataset.make(Path(config.out), workers=config.workers, seed=config.seed)
+    typer.echo(f"pictures: {config.out}")
+
+
+@app.command()
+def train(settings: Settings = None) -> None:
+    """Make both checkpoints from nothing: teacher, backbone, work, out, workers, train.updates, ...
+
+    Example: vlmrl judge train teacher=FOLDER backbone=FILE out=data/judge
+    """
+    from vlmrl.judge import make
+
+    config = configured(make.MakeConfig, settings)
+    make.main(config)
+    typer.echo(f"checkpoints: {config.out}")
+
+
+def configured(cls: type[T], settings: list[str] | None) -> T:
+    """Fill a dataclass from key=value.
+
+    Raises:
+        ConfigError: if a setting is unknown, mistyped or missing.
+    """
+    given = settings or []
+    if wrong := [s for s in given if "=" not in s]:
+        raise ConfigError(f"settings are key=value, found {wrong[0]!r}")
+    have = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
+    for key in (s.split("=", 1)[0].split(".")[0] for s in given):
+        if key not in have:
+            raise unknown("setting", key, have)
+    try:
+        merged = OmegaConf.merge(OmegaConf.structured(configuration.schema(cls)), OmegaConf.from_dotlist(given))
+        node = OmegaConf.to_container(merged, resolve=True, throw_on_missing=True)
+    except OmegaConfBaseException as error:
+        raise ConfigError(str(error).split("\n")[0]) from error
+    return configuration.build(cls, node, where="judge")  # type: ignore[arg-type]
