@@ -51,7 +51,7 @@ def draw_pairs(parts: Sequence[Answers], load: Callable[[Lesson], Pictures], pat
     columns = [examples(parts, right=True), examples(parts, right=False)]
     lines = max(1, *map(len, columns))
     figure = Figure(figsize=(11, 2.9 * lines + 0.5), facecolor="white", layout="constrained")
-    halves = figure.subfigures(1, 2, wspace=0.04)
+    halves: Any = figure.subfigures(1, 2, wspace=0.04)
     for half, found, title, colour in zip(
         halves, columns, ("surest and right", "surest and wrong"), (_RIGHT, _WRONG), strict=True
     ):
@@ -95,7 +95,7 @@ def draw_deciles(figures: Mapping[str, Any], path: Path) -> None:
 
 def _draw_bars(axes: Axes, name: str, group: Mapping[str, Any]) -> None:
     bins = group["deciles"]
-    places = np.arange(len(bins))
+    places = range(len(bins))
     axes.bar(places, [100 * b["accuracy"] for b in bins], color=_BARS[name], width=0.8)
     for place, b in zip(places, bins, strict=True):
         axes.text(place, 100 * b["accuracy"] + 1, f"{100 * b['accuracy']:.0f}", ha="center", fontsize=8, color=_INK)

@@ -8,8 +8,8 @@ from vlmrl.judge.train import DIFFERENT, EQUAL
 
 _CANNOT = """- It sees one picture of each side, scaled to a small square, and no time: nothing that two single pictures
   do not show (forces, speeds, what happened before, small or hidden contacts) can be judged.
-- It knows rendered Meta-World scenes. Nothing here was measured on photographs, other robots or other simulators.
-- Which of two states is nearer to the goal is all it was taught. It does not say that a goal was reached.
+- All scenes here are rendered ones of Meta-World: nothing was measured on photographs, other robots or simulators.
+- It says which of two states is nearer to the goal, not that a goal was reached.
 - It does not know when a sentence has nothing to do with the scene: see "wrong sentence".
 - A blank or broken picture is scored like any other: see "one side blank"."""
 
@@ -84,6 +84,11 @@ def _trust(figures: Mapping[str, Any]) -> list[str]:
         f"A side is named from p = {figures['threshold']:.2f} on. Equal pairs differ by less than {EQUAL} in progress: "
         "a preference there is invented. ECE: mean distance between how sure it is and how often it is right."
     )
+    if figures["calibrated"]:
+        said += (
+            " The temperature of the tasks trained on (one number) was measured on these very episodes, so their "
+            "calibration flatters a little; that of held-out tasks comes from other tasks."
+        )
     head = ["tasks", "n pairs", "decided", "right of those", "n equal pairs", "invented", "ECE"]
     found = [f"{said}\n\n{_table(head, rows)}"]
     for name, group in groups.items():
@@ -104,8 +109,9 @@ def _stress(groups: Mapping[str, Any]) -> str:
     said = (
         "Means over tasks, on pairs that differ. Sureness: |p - 1/2|, so 50 % is certain; asked with a sentence that "
         "has nothing to do with the scene it ought to be 0. Opposite: right where the answer turns round with the "
-        "sentence. Altered: a quarter of the episodes, both pictures alike. Blank: black, grey and white. Swapped: "
-        "each picture is scored by itself, so that the order cannot matter; what is left is rounding."
+        "sentence. Reworded: the task's other sentences (tasks trained on were trained on these, too). Altered: a "
+        "quarter of the episodes, both pictures alike. Blank: black, grey and white. Swapped: each picture is scored by "
+        "itself, so that the order cannot matter; what is left is rounding."
     )
     return f"{said}\n\n{_table(['test', *groups], rows)}"
 
