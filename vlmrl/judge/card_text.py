@@ -110,8 +110,8 @@ def _stress(groups: Mapping[str, Any]) -> str:
         "Means over tasks, on pairs that differ. Sureness: |p - 1/2|, so 50 % is certain; asked with a sentence that "
         "has nothing to do with the scene it ought to be 0. Opposite: right where the answer turns round with the "
         "sentence. Reworded: the task's other sentences (tasks trained on were trained on these, too). Altered: a "
-        "quarter of the episodes, both pictures alike. Blank: black, grey and white. Swapped: each picture is scored by "
-        "itself, so that the order cannot matter; what is left is rounding."
+        "quarter of the episodes, both pictures alike. Blank: black, grey and white. Swapped: each picture is scored "
+        "by itself, so that the order cannot matter; what is left is rounding."
     )
     return f"{said}\n\n{_table(['test', *groups], rows)}"
 
