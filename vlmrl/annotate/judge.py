@@ -84,14 +84,16 @@ class Judge:
     def __init__(self, config: Config, encoder: DualEncoder, embed: Embed, instruction: str) -> None:
         self._config, self._encoder, self._embed = config, encoder, embed
         known = encoder.facts
-        self.temperature = float(config.temperature or known.get("temperature") or 1 / encoder.logit_scale)
         self.threshold = float(known.get("threshold", 0.5) if config.threshold is None else config.threshold)
         self.same = float(known.get("same", _SAME))
         self._prompts: dict[tuple[str, ...], Float32[np.ndarray, "P D"]] = {}
         goals = config.goals or (instruction,)
         seen = all(plain(g) in map(plain, known["tasks_seen"]) for g in goals) if "tasks_seen" in known else None
+        # About sentences it never saw a model is surer than it should be.
+        measured = known.get("temperature") if seen in (True, None) else known.get("temperature_unseen")
+        self.temperature = float(config.temperature or measured or 1 / encoder.logit_scale)
         # Scores of other prompts than the bare goal have another spread than the one that was measured.
-        calibrated = "temperature" in known and config.temperature is None and config.alpha == 0
+        calibrated = measured is not None and config.temperature is None and config.alpha == 0
         self.name = _name(encoder.name, seen=seen, calibrated=calibrated)
         self.facts: Mapping[str, object] = {
             "checkpoint": encoder.name.removeprefix("judge "),

@@ -21,7 +21,7 @@ _ROWS = {"train": 14, "test": 10}
 _RANDOM_VIEWS = {"train": 48, "test": 3}
 _VIEWS_EACH = {"train": 3, "test": 6}
 
-PAPER = Camera((-0.6, 0.2, 0.35), (-1, 1, 0, -0.2, -0.2, -1), crop=(0.09, 0.14, 0.95, 1.0), flip=True)
+PAPER = Camera((-0.6, 0.2, 0.35), (-1.0, 1.0, 0.0, -0.2, -0.2, -1.0), crop=(0.09, 0.14, 0.95, 1.0), flip=True)
 """RL-VLM-F's camera for Meta-World with the demo's wider crop, without the robot."""
 STOCK = ("corner3", "corner", "paper")
 """The first views of the test split: two of Meta-World's own cameras with the robot, and the paper's without."""

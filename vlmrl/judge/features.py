@@ -84,9 +84,7 @@ def tower(weights: Path) -> JudgeVisionModel:
     target = whole.state_dict()
     # Both list the same layers in the same order.
     if [v.shape for v in source] != [v.shape for v in target.values()]:
-        raise ConfigError(
-            f"{weights} holds no MobileNetV2 of width 1 (torchvision's names wanted: features.0.0.weight)"
-        )
+        raise ConfigError(f"{weights} holds no MobileNetV2 of width 1 (names like features.0.0.weight wanted)")
     whole.load_state_dict(dict(zip(target, source, strict=True)))
     found = JudgeVisionModel(JudgeVisionConfig(image_size=96))
     found.stem.load_state_dict(whole.conv_stem.state_dict())

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -44,7 +44,7 @@ class MakeConfig:
     workers: int = 2
     sentences: int = 40_000
     text_updates: int = 3000
-    train: Config = Config()
+    train: Config = field(default_factory=Config)
 
 
 def main(config: MakeConfig) -> None:

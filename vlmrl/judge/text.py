@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Float32
+from tokenizers import Tokenizer
 from torch import nn
 from torch.nn import functional as F
 from transformers import AutoModel, AutoTokenizer, BertConfig, BertModel, PreTrainedTokenizerFast
@@ -65,16 +66,12 @@ def small_tokenizer(teacher: Teacher, sentences: Sequence[str]) -> tuple[PreTrai
         entry | {"id": content["model"]["vocab"][entry["content"]]} for entry in content["added_tokens"]
     ]
     content["padding"], content["truncation"] = None, None
-    for token in (
-        content["post_processor"]["special_tokens"].values() if "special_tokens" in content["post_processor"] else ()
-    ):
-        token["ids"] = [content["model"]["vocab"][t] for t in token["tokens"]]
+    vocabulary, processor = content["model"]["vocab"], content["post_processor"]
+    for token in processor.get("special_tokens", {}).values():
+        token["ids"] = [vocabulary[t] for t in token["tokens"]]
     for key in ("sep", "cls"):
-        if key in content["post_processor"]:
-            token = content["post_processor"][key][0]
-            content["post_processor"][key] = [token, content["model"]["vocab"][token]]
-    from tokenizers import Tokenizer
-
+        if key in processor:
+            processor[key] = [processor[key][0], vocabulary[processor[key][0]]]
     fast = PreTrainedTokenizerFast(
         tokenizer_object=Tokenizer.from_str(json.dumps(content)),
         unk_token="[UNK]",
