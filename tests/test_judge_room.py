@@ -3,7 +3,6 @@
 from dataclasses import replace
 from itertools import pairwise
 
-import judge_dataset  # noqa: F401
 import numpy as np
 import pytest
 

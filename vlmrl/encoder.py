@@ -176,9 +176,9 @@ def _read(folder: Path, name: str) -> tuple[Any, Any, Any]:
     """Model, tokenizer and image processor."""
     from safetensors import SafetensorError
     from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
+    from transformers.utils import logging
 
     import vlmrl.tower  # noqa: F401  registers the judge's image tower
-    from transformers.utils import logging
 
     bars = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -57,7 +57,8 @@ def main(config: MakeConfig) -> None:
     features.make(work, Path(config.backbone), workers=config.workers)
     vectors = sentence_vectors(work, Path(config.teacher), config.sentences)
     rehearsal = [x for x in lessons().values() if not x.held_out and x.name not in _PRACTICE]
-    towers = trained(work, "rehearsal", rehearsal, vectors, config)
+    half = replace(config, train=replace(config.train, updates=config.train.updates // 2))
+    towers = trained(work, "rehearsal", rehearsal, vectors, half)
     doubt = temperature(towers, work, _PRACTICE, vectors) / temperature(
         towers, work, [x.name for x in rehearsal], vectors
     )

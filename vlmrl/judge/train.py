@@ -30,7 +30,7 @@ DIM = 128
 class Config:
     """How the judge is trained."""
 
-    updates: int = 4000
+    updates: int = 3000
     scenes: int = 16
     """Scenes in a batch."""
     pictures: int = 16
