@@ -178,8 +178,9 @@ def _read(folder: Path, name: str) -> tuple[Any, Any, Any]:
     from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
     from transformers.utils import logging
 
-    import vlmrl.tower  # noqa: F401  registers the judge's image tower
+    from vlmrl.tower import register
 
+    register()
     bars = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:

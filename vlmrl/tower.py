@@ -1,6 +1,6 @@
 """The image tower of the built-in judge: the front of a MobileNetV2 and a few convolutions that keep places apart.
 
-It is registered with `transformers`, so that `AutoModel.from_pretrained` reads a judge like any other dual encoder.
+After `register`, `AutoModel.from_pretrained` reads a judge like any other dual encoder.
 Average pooling, which ends the usual image models, forgets where things are; progress is mostly where things are.
 """
 
@@ -78,5 +78,7 @@ def _conv(inputs: int, outputs: int, *, stride: int = 1) -> nn.Sequential:
     return nn.Sequential(layer, nn.GroupNorm(8, outputs), nn.GELU())
 
 
-AutoConfig.register(JudgeVisionConfig.model_type, JudgeVisionConfig)
-AutoModel.register(JudgeVisionConfig, JudgeVisionModel)
+def register() -> None:
+    """Let `AutoModel` read checkpoints with this tower."""
+    AutoConfig.register(JudgeVisionConfig.model_type, JudgeVisionConfig, exist_ok=True)
+    AutoModel.register(JudgeVisionConfig, JudgeVisionModel, exist_ok=True)

@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -156,7 +157,8 @@ def temperature(
         z = x / np.exp(log_t)
         return float(np.mean(np.logaddexp(0, z) - y * z))
 
-    return float(np.exp(minimize_scalar(entropy, bounds=(-7, 1), method="bounded").x))
+    found: Any = minimize_scalar(entropy, bounds=(-7, 1), method="bounded")
+    return float(np.exp(found.x))
 
 
 def sameness(towers: Towers, work: Path, names: Sequence[str]) -> float:

@@ -108,28 +108,28 @@ class Studio:
         self, noise: float, generator: np.random.Generator
     ) -> tuple[Float64[np.ndarray, "T Q"], Float64[np.ndarray, " T"]]:
         """States of one episode and how far along each is."""
-        world, env = self._world, self._world._env
+        world = self._world
         world.reset(generator)
         if self.lesson.marker and "goal" in self._sites:
-            world.model.site("goal").pos[:] = env._target_pos
+            world.model.site("goal").pos[:] = world.target
         states, distances = [], []
         for _ in range(HORIZON):
             state = world.observe().copy()
-            state[36:] = env._target_pos
+            state[36:] = world.target
             action = self._policy.action({"state": state})
             if generator.random() < noise:
                 action = generator.uniform(-1, 1, len(action)).astype(np.float32)
-            world._state, _, _, _, info = env.step(action)
+            world.step(action)
             states.append(world.data.qpos.copy())
-            distances.append(self._distance(info["obj_to_target"]))
+            distances.append(self._distance())
         distance = np.asarray(distances)
         return np.asarray(states), 1 - distance / max(distance[0], 1e-6)
 
-    def _distance(self, reported: float) -> float:
+    def _distance(self) -> float:
         if self.lesson.measure == "distance":
-            return float(reported)
-        first = 4 if self.lesson.measure == "object" else 11
-        return float(np.linalg.norm(self._world._state[first : first + 3] - self._world._env._target_pos))
+            return self._world.to_target
+        place = self._world.objects[self.lesson.measure == "second"]
+        return float(np.linalg.norm(place - self._world.target))
 
     def _dress(self, view: View) -> None:
         model = self._world.model

@@ -54,7 +54,7 @@ class Towers(nn.Module):
 
     def __init__(self, tail: Tail, *, text_width: int, config: Config) -> None:
         super().__init__()
-        self.tail = tail.to(memory_format=torch.channels_last)
+        self.tail = tail
         self.visual_projection = nn.Linear(256, DIM, bias=False)
         self.text_projection = nn.Linear(text_width, DIM, bias=False)
         self.logit_scale = nn.Parameter(torch.tensor(config.logit_scale))
@@ -95,22 +95,22 @@ def batches(
     views = [[r for r in task.views() if np.ptp(task.progress[r]) > DIFFERENT] for task in tasks]
 
     def phrase(sentences: Sequence[str]) -> Float32[np.ndarray, " E"]:
-        said = phrases(sentences[generator.integers(len(sentences))])
-        feature = features[said[generator.integers(len(said))]]
+        said = phrases(sentences[int(generator.integers(len(sentences)))])
+        feature = features[said[int(generator.integers(len(said)))]]
         noise = generator.normal(0, config.text_noise / np.sqrt(len(feature)), len(feature))
         return (feature + noise).astype(np.float32)
 
     while True:
-        chosen = generator.choice(len(tasks), config.scenes)
+        chosen = generator.integers(len(tasks), size=config.scenes)
         seen: list[Float32[np.ndarray, "N K"]] = []
         progress: list[Float32[np.ndarray, " N"]] = []
-        for i in chosen:
+        for i in map(int, chosen):
             rows = views[i][generator.integers(len(views[i]))]
             rows = np.sort(generator.choice(rows, config.pictures, replace=len(rows) < config.pictures))
             look = tasks[i].looks[generator.integers(len(tasks[i].looks))]
             seen.append(look[rows].astype(np.float32))
             progress.append(tasks[i].progress[rows])
-        lessons = [tasks[i].lesson for i in chosen]
+        lessons = [tasks[int(i)].lesson for i in chosen]
         others = [*lessons[1:], lessons[0]]
         yield Batch(
             torch.from_numpy(np.concatenate(seen)),

@@ -41,6 +41,8 @@ class Sawyer:
         self.low, self.high = _bounds(self._env)
         self._home = self.model.body_pos.copy()
         self._state = np.zeros(39)
+        self.to_target = 0.0
+        """Meta-World's distance of the object from its target after the last step, in metres; some tasks report 0."""
         # `memory` has its full length from the start, so that a state can be set before the first episode.
         self._moved = np.flatnonzero(self.model.body_parentid == 0)
         self.reset(np.random.default_rng(0))
@@ -64,8 +66,19 @@ class Sawyer:
 
     def step(self, action: Float32[np.ndarray, " A"]) -> float:
         """Move the hand; the reward is Meta-World's dense one, unscaled."""
-        self._state, reward, _, _, _ = self._env.step(action)
+        self._state, reward, _, _, info = self._env.step(action)
+        self.to_target = float(info["obj_to_target"])
         return float(reward)
+
+    @property
+    def target(self) -> Float64[np.ndarray, "3"]:
+        """Where the object is to go, m."""
+        return np.asarray(self._env._target_pos, np.float64)
+
+    @property
+    def objects(self) -> tuple[Float64[np.ndarray, "3"], Float64[np.ndarray, "3"]]:
+        """Positions of the first and the second object, m; zeros where there is no second."""
+        return self._state[4:7].copy(), self._state[11:14].copy()
 
     def observe(self) -> Float32[np.ndarray, " D"]:
         """Hand and object, now and one step before."""
