@@ -21,6 +21,7 @@ A, B, TIE, UNSURE = Verdict.A_BETTER, Verdict.B_BETTER, Verdict.TIE, Verdict.UNS
 FACTS = {
     "checkpoint": "seen",
     "temperature": 0.1,
+    "temperature_unseen": 0.2,
     "threshold": 0.6,
     "same": 0.999,
     "tasks_seen": ["open the drawer"],
