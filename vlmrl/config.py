@@ -83,6 +83,24 @@ def build(cls: type[T], node: Mapping[str, Any], *, where: str) -> T:
     return cls(**content)
 
 
+def fill(cls: type[T], content: Mapping[str, Any], *, where: str) -> T:
+    """Fill a dataclass from settings given on a command line, texts and lists.
+
+    Raises:
+        ConfigError: if a setting is unknown, mistyped or missing.
+    """
+    have = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
+    for key in content:
+        if key not in have:
+            raise unknown("setting", key, have)
+    try:
+        merged = OmegaConf.merge(OmegaConf.structured(schema(cls)), content)
+        node = OmegaConf.to_container(merged, resolve=True, throw_on_missing=True)
+    except OmegaConfBaseException as error:
+        raise ConfigError(str(error).split("\n")[0]) from error
+    return build(cls, cast("Mapping[str, Any]", node), where=where)
+
+
 def register_group(group: str, table: Mapping[str, str]) -> None:
     """Offer each name of a room's table as `group=name`, with the `Config` of its module as schema.
 

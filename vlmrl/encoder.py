@@ -20,6 +20,7 @@ from torch.nn import functional
 
 from vlmrl.content import find
 from vlmrl.errors import ConfigError
+from vlmrl.nn import pick_device
 from vlmrl.runfolder import read_json
 
 JUDGES = ("seen", "zeroshot")
@@ -41,7 +42,7 @@ class DualEncoder:
 
     def __init__(self, folder: Path, *, name: str, device: str = "cpu") -> None:
         """Use `DualEncoder.load`."""
-        self.folder, self.name, self.device = folder, name, _device(device)
+        self.folder, self.name, self.device = folder, name, pick_device(device)
         self.model, self.tokenizer, processor = _read(folder, name)
         self.model.to(self.device)
         preparation = _Patches if self.model.config.model_type == "siglip2" else _Square
@@ -140,15 +141,6 @@ def vlmrm_reward(
         raise ConfigError("goals and baselines mean the same to the model: choose other baselines, or alpha 0")
     along = np.square(offset @ (line / length).astype(np.float32))
     return 1 - (along + np.float32((1 - alpha) ** 2) * (square - along)) / 2
-
-
-def _device(wanted: str) -> torch.device:
-    if wanted == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        return torch.device(wanted)
-    except RuntimeError as error:
-        raise ConfigError(f"unknown device {wanted!r}; have: auto, cpu, cuda, cuda:0, ...") from error
 
 
 def _judge(name: str) -> Path:

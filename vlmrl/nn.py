@@ -9,6 +9,8 @@ import torch
 from jaxtyping import Float, Float32
 from torch import Tensor, nn
 
+from vlmrl.errors import ConfigError
+
 
 class StackedMLP(nn.Module):
     """Several MLPs of one shape as one batched product: critics, ensembles.
@@ -130,3 +132,17 @@ class Actor(nn.Module):
     def act(self, obs: Float[Tensor, "B D"]) -> Float[Tensor, "B A"]:
         """The deterministic action, in the data's units."""
         return self.action.invert(torch.tanh(self.net(self.observation.apply_to(obs))[0]))
+
+
+def pick_device(wanted: str) -> torch.device:
+    """The device named, or with `auto` the GPU where there is one.
+
+    Raises:
+        ConfigError: if there is no such device.
+    """
+    if wanted == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.device(wanted)
+    except RuntimeError as error:
+        raise ConfigError(f"unknown device {wanted!r}; have: auto, cpu, cuda, cuda:0, ...") from error

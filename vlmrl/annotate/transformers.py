@@ -20,6 +20,7 @@ import torch
 from vlmrl.annotate.compare import Message, Picture, Protocols, Said, Script, compare, load_script
 from vlmrl.annotate.processor import load_processor
 from vlmrl.errors import ConfigError, LabelerError
+from vlmrl.nn import pick_device
 from vlmrl.types import Cost, Query, Reply
 
 _GATHER_S = 0.005
@@ -66,7 +67,7 @@ def build(config: Config) -> "Transformers":
     """
     if not config.model:
         raise ConfigError("transformers: model is empty; set labeler.model to a folder or a hub id")
-    _device(config.device)
+    pick_device(config.device)
     return Transformers(config, load_script(config.prompt, protocol=config.protocol))
 
 
@@ -106,7 +107,7 @@ class Transformers:
         return {
             "labeler": "transformers",
             "model": self.identity,
-            "dtype": str(_dtype(self._config.dtype, _device(self._config.device))),
+            "dtype": str(_dtype(self._config.dtype, pick_device(self._config.device))),
             "draw": self._config.draw,
             "tokens": {stage: self._tokens(stage) for stage in self._script.texts},
             **self._script.content(query),
@@ -178,7 +179,7 @@ class _Model:
     def __init__(self, config: Config) -> None:
         from transformers import AutoModelForImageTextToText
 
-        self.device = _device(config.device)
+        self.device = pick_device(config.device)
         self._dtype = _dtype(config.dtype, self.device)
         where = {} if Path(config.model).is_dir() else {"revision": config.revision}
         try:
@@ -222,15 +223,6 @@ class _Model:
         parts = [{"type": "image"} if isinstance(p, int) else {"type": "text", "text": p} for p in message]
         conversation = [{"role": "user", "content": parts}]
         return self._processor.apply_chat_template(conversation, add_generation_prompt=True, tokenize=False)
-
-
-def _device(wanted: str) -> torch.device:
-    if wanted == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        return torch.device(wanted)
-    except RuntimeError as e:
-        raise ConfigError(f"unknown device {wanted!r}; have: auto, cpu, cuda, cuda:0, ...") from e
 
 
 def _dtype(wanted: str, device: torch.device) -> torch.dtype:

@@ -2,14 +2,13 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import typer
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from vlmrl import config as configuration
-from vlmrl.errors import ConfigError, unknown
+from vlmrl.errors import ConfigError
 
 T = TypeVar("T")
 Settings = Annotated[list[str] | None, typer.Argument(help="Settings as key=value")]
@@ -72,13 +71,5 @@ def configured(cls: type[T], settings: list[str] | None) -> T:
     given = settings or []
     if wrong := [s for s in given if "=" not in s]:
         raise ConfigError(f"settings are key=value, found {wrong[0]!r}")
-    have = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
-    for key in (s.split("=", 1)[0].split(".")[0] for s in given):
-        if key not in have:
-            raise unknown("setting", key, have)
-    try:
-        merged = OmegaConf.merge(OmegaConf.structured(configuration.schema(cls)), OmegaConf.from_dotlist(given))
-        node = OmegaConf.to_container(merged, resolve=True, throw_on_missing=True)
-    except OmegaConfBaseException as error:
-        raise ConfigError(str(error).split("\n")[0]) from error
-    return configuration.build(cls, node, where="judge")  # type: ignore[arg-type]
+    content: Any = OmegaConf.to_container(OmegaConf.from_dotlist(given))
+    return configuration.fill(cls, content, where="judge")

@@ -1,17 +1,14 @@
 """Small commands: data, task, judge, doctor."""
 
-import dataclasses
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from vlmrl import config as configuration
 from vlmrl.cli.judge import app as judge
 from vlmrl.content import names
-from vlmrl.errors import ConfigError, unknown
+from vlmrl.errors import ConfigError
 
 HELP = """Teach robots from vision-language-model feedback.
 
@@ -73,17 +70,7 @@ def import_(
     if "format" not in content:
         raise ConfigError(f"which format? format=NAME; have: {', '.join(sorted(IMPORTERS))}")
     module = importer(str(content.pop("format")))
-    base = OmegaConf.structured(configuration.schema(module.Config))
-    have = [field.name for field in dataclasses.fields(module.Config)]
-    for key in content:
-        if key not in have:
-            raise unknown("setting", key, have)
-    try:
-        merged = OmegaConf.merge(base, content)
-        node = OmegaConf.to_container(merged, resolve=True, throw_on_missing=True)
-    except OmegaConfBaseException as error:
-        raise ConfigError(str(error).split("\n")[0]) from error
-    report = module.run(configuration.build(module.Config, node, where="import"))  # type: ignore[arg-type]
+    report = module.run(configuration.fill(module.Config, content, where="import"))
     typer.echo(report)
 
 

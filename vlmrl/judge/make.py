@@ -1,5 +1,6 @@
 """`vlmrl judge train`: from nothing to a checkpoint: pictures, features, training, text tower, calibration, files."""
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -10,7 +11,6 @@ import numpy as np
 import torch
 from jaxtyping import Float, Float32
 from scipy.optimize import minimize_scalar
-from scipy.special import expit
 from tqdm import tqdm
 from transformers import BertModel, PreTrainedTokenizerFast, VisionTextDualEncoderConfig, VisionTextDualEncoderModel
 
@@ -113,14 +113,18 @@ def trained(
 ) -> Towers:
     """Train the tail, or read what was trained."""
     tail = features.tower(Path(config.backbone)).tail
-    path = work / f"{name}.pt"
+    # Other settings or lessons are another training.
+    told = repr((config.train, [lesson.name for lesson in taught])).encode()
+    path = work / f"{name}-{hashlib.sha256(told).hexdigest()[:8]}.pt"
     if path.is_file():
         towers = Towers(tail, text_width=len(next(iter(vectors.values()))), config=config.train)
         towers.load_state_dict(torch.load(path, weights_only=True))
         return towers.eval()
     tasks = features.load(work, [x.name for x in taught], "train")
     towers = train(tail, tasks, vectors, config.train, metrics=Metrics(work / "metrics.jsonl"), name=f"judge {name}")
-    torch.save(towers.state_dict(), path)
+    draft = path.with_suffix(".tmp")
+    torch.save(towers.state_dict(), draft)
+    draft.replace(path)
     return towers
 
 
@@ -228,8 +232,3 @@ def save(
         },
     )
     write_json(folder / "judge.json", facts)
-
-
-def probability(difference: Float[np.ndarray, " P"], t: float) -> Float[np.ndarray, " P"]:
-    """That the first picture of each pair is the better."""
-    return expit(difference / t)

@@ -184,12 +184,3 @@ def schedule(step: int, config: Config) -> float:
         return (step + 1) / config.warmup
     done = (step - config.warmup) / max(1, config.updates - config.warmup)
     return 0.5 * (1 + float(np.cos(np.pi * min(1.0, done))))
-
-
-def pair_accuracy(score: Float[np.ndarray, " N"], progress: Float[np.ndarray, " N"]) -> tuple[int, int]:
-    """Correct and decided among all pairs whose progress differs."""
-    first, second = np.triu_indices(len(score), 1)
-    gap = progress[first] - progress[second]
-    decided = np.abs(gap) > DIFFERENT
-    right = ((score[first] - score[second]) > 0) == (gap > 0)
-    return int((right & decided).sum()), int(decided.sum())
