@@ -133,7 +133,6 @@ def test_example_of_the_readme_runs_as_printed(root: Path, tmp_path: Path) -> No
 
 SMALL = [
     "preset=fast",
-    "labeler=scripted",
     "out=run",
     "pairs=80",
     "collect.episodes=8",
@@ -152,7 +151,7 @@ def test_main_job_runs_to_its_report_and_does_nothing_twice(tmp_path: Path) -> N
     assert done.returncode == 0, done.stderr
     for arm in settings.ARMS:
         assert arm in done.stdout
-    assert "scripted teacher" in done.stdout
+    assert "labels by judge seen (sentence seen in training)" in done.stdout
     assert "one training seed: a smoke test" in done.stdout
     folder = tmp_path / "run"
     rows = json.loads((folder / "results.json").read_text())

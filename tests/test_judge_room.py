@@ -5,16 +5,18 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+import torch
 
 from vlmrl.cli.judge import configured
 from vlmrl.encoder import DualEncoder
 from vlmrl.errors import ConfigError, DataError
-from vlmrl.judge import card, exam
+from vlmrl.judge import card, dataset, exam, train
 from vlmrl.judge.card_pictures import draw_deciles, draw_pairs, examples
 from vlmrl.judge.card_text import markdown
 from vlmrl.judge.curriculum import Lesson, lessons
-from vlmrl.judge.scenes import Pictures
+from vlmrl.judge.scenes import Pictures, near_view
 from vlmrl.judge.stress import alter, unrelated
+from vlmrl.tower import JudgeVisionConfig, Tail
 
 TABLE = [
     Lesson("a-v3", ("open it", "pull it open"), against=("close it",)),
@@ -31,7 +33,7 @@ class Level(DualEncoder):
         self.name, self.facts, self.slope = "judge seen", facts, slope
         self.fingerprint, self.logit_scale, self.dim = "f" * 64, 10.0, 2
 
-    def images(self, pixels, *, batch=256):
+    def images(self, pixels):
         x = self.slope * pixels.reshape(len(pixels), -1).mean(1) / 255
         return np.stack([x, np.sqrt(1 - x**2)], 1).astype(np.float32)
 
@@ -203,3 +205,36 @@ def test_the_curriculum_holds_every_task_of_meta_world_and_some_held_out():
         assert not {*lesson.sentences, *lesson.against} & {*other.sentences, *other.against}
     metaworld = pytest.importorskip("metaworld", reason="the sims extra")
     assert set(table) == set(metaworld.ALL_V3_ENVIRONMENTS)
+
+
+def test_the_loss_by_hand(monkeypatch):
+    """One scene of two pictures with cosines 0.6 and 0 to the sentence, its opposite and another task's."""
+    config = train.Config(slope=8.0, logit_scale=0.0)
+    towers = train.Towers(Tail(JudgeVisionConfig(image_size=32, width=8)), text_width=1, config=config)
+    monkeypatch.setattr(towers, "images", lambda seen: torch.tensor([[0.6, 0.8], [0.0, 1.0]]))
+    monkeypatch.setattr(towers, "texts", lambda features: torch.tensor([[1.0, 0.0]]))
+    nothing = torch.zeros(1, 1)
+    progress = torch.tensor([[0.5, 0.25]])
+    batch = train.Batch(torch.zeros(2, 1), progress, nothing, nothing, torch.tensor([True]), nothing)
+    found = {key: value.item() for key, value in train.losses(towers, batch, config).items()}
+    wanted = 1 / (1 + np.exp(-8 * 0.25))
+    p = 1 / (1 + np.exp(-0.6))
+    right = -wanted * np.log(p) - (1 - wanted) * np.log(1 - p)
+    against = -(1 - wanted) * np.log(p) - wanted * np.log(1 - p)
+    wrong = -0.5 * np.log(p) - 0.5 * np.log(1 - p)
+    assert found["right"] == pytest.approx(right, abs=1e-6)
+    assert found["against"] == pytest.approx(against, abs=1e-6)
+    assert found["loss"] == pytest.approx(right + 0.5 * against + 0.05 * wrong, abs=1e-6)
+    assert found["accuracy"] == 1
+
+
+def test_a_near_view_is_a_camera_near_the_given_one():
+    generator = np.random.default_rng(0)
+    for _ in range(50):
+        camera = near_view(dataset.PAPER, 3, generator).camera
+        right, up = np.asarray(camera.xyaxes[:3]), np.asarray(camera.xyaxes[3:])
+        assert np.allclose([right @ right, up @ up, right @ up], [1, 1, 0], atol=1e-9)
+        known = np.asarray(dataset.PAPER.xyaxes[:3])
+        assert right @ known / np.linalg.norm(known) > np.cos(np.radians(20))
+        assert np.linalg.norm(np.asarray(camera.position) - dataset.PAPER.position) < 0.3
+        assert (camera.crop, camera.flip) == (dataset.PAPER.crop, dataset.PAPER.flip)

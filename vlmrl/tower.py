@@ -21,8 +21,10 @@ class JudgeVisionConfig(PretrainedConfig):
 
     model_type = "judge_vision"
 
-    def __init__(self, image_size: int = 96, width: int = 96, hidden_size: int = 256, **rest: Any) -> None:
-        self.image_size, self.width, self.hidden_size = image_size, width, hidden_size
+    def __init__(
+        self, image_size: int = 128, width: int = 64, hidden_size: int = 256, dropout: float = 0.0, **rest: Any
+    ) -> None:
+        self.image_size, self.width, self.hidden_size, self.dropout = image_size, width, hidden_size, dropout
         super().__init__(**rest)
 
 
@@ -64,13 +66,20 @@ class Tail(nn.Module):
     def __init__(self, config: JudgeVisionConfig) -> None:
         super().__init__()
         width, places = config.width, -(-config.image_size // 32)
+        self.drop = nn.Dropout2d(config.dropout / 2)
         self.fine = nn.Sequential(_conv(32, width), _conv(width, width, stride=2))
         self.both = nn.Sequential(_conv(width + 64, 2 * width), _conv(2 * width, 2 * width, stride=2))
-        self.out = nn.Sequential(nn.Flatten(), nn.Linear(2 * width * places**2, config.hidden_size), nn.GELU())
+        self.out = nn.Sequential(
+            nn.Flatten(),
+            nn.Dropout(config.dropout),
+            nn.Linear(2 * width * places**2, config.hidden_size),
+            nn.GELU(),
+            nn.Dropout(config.dropout),
+        )
 
     def forward(self, fine: Float[Tensor, "N 32 F F"], coarse: Float[Tensor, "N 64 C C"]) -> Float[Tensor, "N D"]:
         """Vectors of pictures."""
-        return self.out(self.both(torch.cat([self.fine(fine), coarse], dim=1)))
+        return self.out(self.both(torch.cat([self.fine(self.drop(fine)), self.drop(coarse)], dim=1)))
 
 
 def _conv(inputs: int, outputs: int, *, stride: int = 1) -> nn.Sequential:

@@ -22,7 +22,7 @@ from vlmrl.judge.sentences import corpus
 from vlmrl.judge.text import Teacher, distil, small_bert, small_tokenizer
 from vlmrl.judge.train import DIFFERENT, DIM, EQUAL, Config, Towers, phrases, train
 from vlmrl.runfolder import Metrics, write_json
-from vlmrl.tower import JudgeVisionModel
+from vlmrl.tower import JudgeVisionModel, register
 
 CHECKPOINTS = ("zeroshot", "seen")
 _PRACTICE = ("window-open-v3", "window-close-v3", "plate-slide-v3", "coffee-pull-v3", "handle-pull-v3", "stick-push-v3")
@@ -44,7 +44,7 @@ class MakeConfig:
     out: str = "data/judge"
     workers: int = 2
     sentences: int = 40_000
-    text_updates: int = 3000
+    text_updates: int = 2000
     train: Config = field(default_factory=Config)
 
 
@@ -112,7 +112,7 @@ def trained(
     config: MakeConfig,
 ) -> Towers:
     """Train the tail, or read what was trained."""
-    tail = features.tower(Path(config.backbone)).tail
+    tail = features.tower(Path(config.backbone), dropout=config.train.dropout).tail
     # Other settings or lessons are another training.
     told = repr((config.train, [lesson.name for lesson in taught])).encode()
     path = work / f"{name}-{hashlib.sha256(told).hexdigest()[:8]}.pt"
@@ -133,7 +133,7 @@ def differences(
     towers: Towers, task: Seen, sentence: Float32[np.ndarray, " E"]
 ) -> tuple[Float[np.ndarray, " P"], Float[np.ndarray, " P"], Float[np.ndarray, " P"]]:
     """Cosine differences, progress differences and likeness of all pairs within each view of one task."""
-    images = towers.images(torch.from_numpy(np.asarray(task.looks[0], np.float32))).numpy()
+    images = towers.images(torch.from_numpy(np.asarray(task.features, np.float32))).numpy()
     score = images @ towers.texts(torch.from_numpy(sentence)[None]).numpy()[0]
     found: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
     for rows in task.views():
@@ -147,10 +147,10 @@ def differences(
 def temperature(
     towers: Towers, work: Path, names: Sequence[str], vectors: Mapping[str, Float32[np.ndarray, " E"]]
 ) -> float:
-    """Cosine difference worth one logit: the least cross entropy on new episodes; equal pairs count one half."""
+    """Cosine difference worth one logit: the least cross entropy on episodes kept for it; equal pairs count one half."""
     scores: list[np.ndarray] = []
     wanted: list[np.ndarray] = []
-    for task in features.load(work, names, "test"):
+    for task in features.load(work, names, "check"):
         difference, gap, _ = differences(towers, task, vectors[f"to {task.lesson.sentences[0]}"])
         clear = (np.abs(gap) > DIFFERENT) | (np.abs(gap) < EQUAL)
         scores.append(difference[clear])
@@ -169,7 +169,7 @@ def sameness(towers: Towers, work: Path, names: Sequence[str]) -> float:
     """Cosine of two pictures above which only one in twenty truly different pairs lies."""
     nothing = np.zeros(towers.text_projection.in_features, np.float32)
     likeness: list[np.ndarray] = []
-    for task in features.load(work, names, "test"):
+    for task in features.load(work, names, "check"):
         _, gap, like = differences(towers, task, nothing)
         likeness.append(like[np.abs(gap) > DIFFERENT])
     return float(np.quantile(np.concatenate(likeness), 0.95))
@@ -210,6 +210,7 @@ def save(
     facts: Mapping[str, object],
 ) -> None:
     """Write a checkpoint that `DualEncoder.load` and `AutoModel.from_pretrained` read."""
+    register()
     settings = VisionTextDualEncoderConfig.from_vision_text_configs(tower.config, bert.config, projection_dim=DIM)
     model = VisionTextDualEncoderModel(settings, vision_model=tower, text_model=bert)
     model.visual_projection.load_state_dict(towers.visual_projection.state_dict())

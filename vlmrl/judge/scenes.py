@@ -1,7 +1,7 @@
 """Pictures to learn from: graded episodes of a Meta-World task, seen by many cameras in many colours and lights."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import mujoco
 import numpy as np
@@ -12,7 +12,7 @@ from vlmrl.sim.render import Renderer
 from vlmrl.sim.task import Camera, Physics, Render, Task
 from vlmrl.sim.tasks.metaworld import Sawyer, ScriptedPolicy
 
-SIDE = 96
+SIDE = 128
 """Pixels of a picture's side."""
 HORIZON = 160
 """Control steps an episode."""
@@ -59,6 +59,15 @@ class Studio:
         for i in range(model.nsite):
             if model.site(i).name != "goal":
                 model.site_rgba[i, 3] = 0
+
+    def centre(self, generator: np.random.Generator) -> Float64[np.ndarray, " 3"]:
+        """Where things happen: midway between the object and its target, of a few starts; metres."""
+        found = []
+        for _ in range(8):
+            self._world.reset(generator)
+            place = self._world.objects[self.lesson.measure == "second"]
+            found.append((np.asarray(place) + self._world.target) / 2)
+        return np.mean(found, axis=0)
 
     def surfaces(self) -> int:
         """Materials and geoms whose colours can be changed."""
@@ -142,25 +151,51 @@ class Studio:
             np.clip(model.geom_rgba, 0, 1, out=model.geom_rgba)
 
 
-def random_view(surfaces: int, generator: np.random.Generator) -> View:
-    """A camera on a dome over the table, and with even chances other colours and light."""
-    target = np.array([0, 0.65, 0.08]) + generator.uniform([-0.08, -0.1, -0.05], [0.08, 0.1, 0.12])
+def random_view(centre: Float64[np.ndarray, " 3"], surfaces: int, generator: np.random.Generator) -> View:
+    """A camera on a dome, turned to where things happen, and with even chances other colours and light."""
+    target = centre + generator.uniform(-0.1, 0.1, 3)
     azimuth, elevation = generator.uniform(0, 2 * np.pi), np.radians(generator.uniform(12, 65))
-    distance = generator.uniform(0.6, 1.25)
+    distance = generator.uniform(0.5, 1.2)
     away = np.array([np.cos(azimuth) * np.cos(elevation), np.sin(azimuth) * np.cos(elevation), np.sin(elevation)])
     right = np.cross(-away, [0, 0, 1])
     right /= np.linalg.norm(right)
-    up = np.cross(right, -away)
-    roll = generator.normal(0, 0.06)
-    right, up = np.cos(roll) * right + np.sin(roll) * up, np.cos(roll) * up - np.sin(roll) * right
+    right, up = _rolled(right, np.cross(right, -away), generator.normal(0, 0.06))
     camera = Camera(
         position=tuple(map(float, target + distance * away)),
         xyaxes=(*map(float, right), *map(float, up)),
         fovy=float(generator.uniform(32, 55)),
-        robot=bool(generator.random() >= _HIDDEN),
-        height=SIDE,
-        width=SIDE,
     )
+    return _seen_by(camera, surfaces, generator)
+
+
+def near_view(camera: Camera, surfaces: int, generator: np.random.Generator) -> View:
+    """A camera a hand's breadth and a few degrees from the one given, and with even chances other colours and light."""
+    right, up = np.asarray(camera.xyaxes[:3], float), np.asarray(camera.xyaxes[3:], float)
+    right /= np.linalg.norm(right)
+    up -= (up @ right) * right
+    back = np.cross(right, up / np.linalg.norm(up)) + generator.normal(0, 0.05, 3)
+    back /= np.linalg.norm(back)
+    right -= (right @ back) * back
+    right /= np.linalg.norm(right)
+    right, up = _rolled(right, np.cross(back, right), generator.normal(0, 0.04))
+    near = replace(
+        camera,
+        position=tuple(map(float, np.asarray(camera.position) + generator.normal(0, 0.05, 3))),
+        xyaxes=(*map(float, right), *map(float, up)),
+        fovy=float(camera.fovy * generator.uniform(0.85, 1.15)),
+    )
+    return _seen_by(near, surfaces, generator)
+
+
+def _rolled(
+    right: Float64[np.ndarray, " 3"], up: Float64[np.ndarray, " 3"], roll: float
+) -> tuple[Float64[np.ndarray, " 3"], Float64[np.ndarray, " 3"]]:
+    return np.cos(roll) * right + np.sin(roll) * up, np.cos(roll) * up - np.sin(roll) * right
+
+
+def _seen_by(camera: Camera, surfaces: int, generator: np.random.Generator) -> View:
+    """With or without the robot, in the scene's own colours and light or in others."""
+    camera = replace(camera, robot=bool(generator.random() >= _HIDDEN), height=SIDE, width=SIDE)
     if generator.random() < _STOCK_LOOK:
         return View(camera)
     return View(camera, generator.uniform(0.3, 1.5, (surfaces, 3)), float(generator.uniform(0.5, 1.6)))

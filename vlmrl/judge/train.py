@@ -22,7 +22,7 @@ from vlmrl.tower import Tail
 EQUAL = 0.02
 """Progress that differs by less is the same."""
 DIFFERENT = 0.05
-"""Progress that differs by more decides; what lies between is not trained on."""
+"""Progress that differs by more has a right answer."""
 DIM = 128
 
 
@@ -30,7 +30,7 @@ DIM = 128
 class Config:
     """How the judge is trained."""
 
-    updates: int = 3000
+    updates: int = 6000
     scenes: int = 16
     """Scenes in a batch."""
     pictures: int = 16
@@ -38,8 +38,10 @@ class Config:
     lr: float = 1e-3
     weight_decay: float = 0.05
     warmup: int = 100
-    tie_weight: float = 0.3
-    """Of pairs of equal progress, beside 1 for the others."""
+    slope: float = 8.0
+    """Logits that a whole task's progress is worth: the judge is to be as sure as the pictures are apart, and to say one
+    half of pairs of equal progress."""
+    dropout: float = 0.2
     against_weight: float = 0.5
     wrong_weight: float = 0.05
     text_noise: float = 0.3
@@ -107,8 +109,7 @@ def batches(
         for i in map(int, chosen):
             rows = views[i][generator.integers(len(views[i]))]
             rows = np.sort(generator.choice(rows, config.pictures, replace=len(rows) < config.pictures))
-            look = tasks[i].looks[generator.integers(len(tasks[i].looks))]
-            seen.append(look[rows].astype(np.float32))
+            seen.append(tasks[i].features[rows].astype(np.float32))
             progress.append(tasks[i].progress[rows])
         lessons = [tasks[int(i)].lesson for i in chosen]
         others = [*lessons[1:], lessons[0]]
@@ -129,21 +130,20 @@ def losses(towers: Towers, batch: Batch, config: Config) -> dict[str, Tensor]:
     first, second = torch.triu_indices(pictures, pictures, 1)
     gap = batch.progress[:, first] - batch.progress[:, second]
     decided = gap.abs() > DIFFERENT
-    target = torch.where(decided, (gap > 0).float(), 0.5)
-    weight = decided.float() + config.tie_weight * (gap.abs() < EQUAL).float()
+    target = torch.sigmoid(config.slope * gap)
 
     def logits(features: Tensor) -> Tensor:
         score = towers.logit_scale.exp() * (images @ towers.texts(features)[..., None])[..., 0]
         return score[:, first] - score[:, second]
 
-    def entropy(logit: Tensor, wanted: Tensor, weight: Tensor) -> Tensor:
-        loss = F.binary_cross_entropy_with_logits(logit, wanted, reduction="none")
-        return (loss * weight).sum() / weight.sum().clamp(min=1)
+    def entropy(logit: Tensor, wanted: Tensor) -> Tensor:
+        return F.binary_cross_entropy_with_logits(logit, wanted, reduction="none").mean(1)
 
     fit_logits = logits(batch.fits)
-    right = entropy(fit_logits, target, weight)
-    against = entropy(logits(batch.against), 1 - target, weight * batch.has_against[:, None])
-    wrong = entropy(logits(batch.wrong), torch.full_like(target, 0.5), torch.ones_like(target))
+    right = entropy(fit_logits, target).mean()
+    turned = batch.has_against
+    against = (entropy(logits(batch.against), 1 - target) * turned).sum() / turned.sum().clamp(min=1)
+    wrong = entropy(logits(batch.wrong), torch.full_like(target, 0.5)).mean()
     total = right + config.against_weight * against + config.wrong_weight * wrong
     accuracy = (((fit_logits > 0) == (gap > 0)) & decided).sum() / decided.sum().clamp(min=1)
     return {"loss": total, "right": right, "against": against, "wrong": wrong, "accuracy": accuracy}
@@ -162,6 +162,7 @@ def train(
     torch.manual_seed(config.seed)
     width = len(next(iter(features.values())))
     towers = Towers(tail, text_width=width, config=config)
+    towers.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     optimiser = torch.optim.AdamW(towers.parameters(), lr=config.lr, weight_decay=config.weight_decay, fused=True)
     rate = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: schedule(step, config))
 
