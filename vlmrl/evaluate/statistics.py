@@ -6,30 +6,13 @@ once (two-way bootstrap, Owen 2007); resampling single episodes would call eithe
 nothing, because all episodes end alike, a score interval over the initial states remains: no interval is narrower.
 """
 
-from dataclasses import dataclass
 from math import sqrt
 
 import numpy as np
 from jaxtyping import Float, Float64
 from scipy.stats import norm
 
-LEVEL = 0.95
-
-
-@dataclass(frozen=True)
-class Interval:
-    """An estimate and its interval of level LEVEL."""
-
-    estimate: float
-    low: float
-    high: float
-
-    def __str__(self) -> str:
-        return f"{self.estimate:.2f} [{self.low:.2f}, {self.high:.2f}]"
-
-    def percent(self) -> str:
-        """As percentages."""
-        return f"{100 * self.estimate:.0f} % [{100 * self.low:.0f}, {100 * self.high:.0f}]"
+from vlmrl.interval import LEVEL, Interval
 
 
 def wilson(successes: float | int, trials: int) -> Interval:
