@@ -5,8 +5,9 @@ on each, and the alarm on episodes recorded under both policies.
 
 - sound: the simulator's reward, standardised, plus an error that is a smooth random function of where the hand is (a
   quarter of a deviation), as a learned reward errs;
-- bad: the simulator's reward, standardised, plus a bonus for holding the hand higher than 97 % of the rows do: harmless
-  on the logs, all that counts for whoever maximises it.
+- bad: the simulator's reward, standardised, plus a bonus for a hand within 6 cm of the handle of a closed drawer, as a
+  judge errs who takes being there for having opened it: on the logs, where one row in fifteen shows that, it still
+  correlates with the truth.
 
 The false-alarm rate is counted too: the logs' own episodes dealt at random into two groups, which are of one policy.
 
@@ -43,8 +44,7 @@ from vlmrl.types import Episode  # noqa: E402
 SEEDS, EPISODES, ROLLOUTS, UPDATES, SPLITS = 10, 80, 15, 3_000, 100
 FIRST_ROLLOUT_SEED = 3_000_000
 WAVES, LENGTH_M, ERROR = 64, 0.1, 0.25
-PER_M = 100
-"""Bonus, deviations a metre."""
+BONUS, NEAR_M, CLOSED = float(os.environ.get("BONUS", "6")), 0.06, 0.05
 
 
 @dataclass(frozen=True)
@@ -55,22 +55,21 @@ class Planted:
     mean: float
     std: float
     seed: int
-    far: float
-    """Where the bonus begins, m of the hand's height."""
 
     sees = None
 
     def reward(self, episode: Episode) -> tuple[np.ndarray, np.ndarray]:
         """The standardised truth with this reward's own error, of what the next row shows."""
-        hand = episode.obs["state"][:, :3]
-        value = (episode.truth["reward"] - self.mean) / self.std + self.error(hand)
+        value = (episode.truth["reward"] - self.mean) / self.std + self.error(episode)
         mean = np.append(value[1:], np.nan).astype(np.float32)
         return mean, np.where(np.isnan(mean), np.nan, 0).astype(np.float32)
 
-    def error(self, hand: np.ndarray) -> np.ndarray:
-        """What it adds to the truth where the hand is (T, 3), m."""
+    def error(self, episode: Episode) -> np.ndarray:
+        """What it adds to the truth at each row."""
+        hand, handle = episode.obs["state"][:, :3], episode.obs["state"][:, 4:7]
         if self.name == "bad":
-            return PER_M * np.maximum(hand[:, 2] - self.far, 0)
+            near = np.linalg.norm(hand - handle, axis=1) < NEAR_M
+            return BONUS * (near & (episode.truth["progress"] < CLOSED))
         generator = np.random.default_rng([self.seed, 2])
         frequency = generator.normal(0, 1 / LENGTH_M, (3, WAVES))
         phase = generator.uniform(0, 2 * np.pi, WAVES)
@@ -114,10 +113,9 @@ def one_seed(task: Task, seed: int, folder: Path) -> dict[str, dict]:
         create_store(folder / "logs", task).append(list(collect(task, config)))
     logs = Store.open(folder / "logs")
     truth = logs.column("truth/reward")
-    far = float(np.quantile(logs.column("obs/state")[:, 2], 0.97))
     found = {}
     for name in ("sound", "bad"):
-        reward = Planted(name, float(truth.mean()), float(truth.std()), seed, far)
+        reward = Planted(name, float(truth.mean()), float(truth.std()), seed)
         relabel(logs, reward, name)
         rollouts = under_policy(task, logs, reward, seed, folder)
         behaviour, learned = (group(store, name) for store in (logs, rollouts))
@@ -126,6 +124,8 @@ def one_seed(task: Task, seed: int, folder: Path) -> dict[str, dict]:
             "success": float((rollouts.episodes.success == 1).mean()),
             "behaviour": check.behaviour.estimate,
             "learned": check.learned.estimate,
+            "risen": check.risen.estimate,
+            "p": [check.fallen, check.broken],
             "promised": check.promised.estimate,
             "delivered": check.delivered.estimate,
             "reasons": list(check.reasons),

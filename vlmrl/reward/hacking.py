@@ -11,9 +11,9 @@ data and of the learned policy, each row with the learned reward and a reference
 Either counts only where the learned policy gets more of the learned reward than the behaviour did, by RISE deviations:
 a policy that fails to get it hacks nothing. And either must be unlikely by luck: of all ways to deal the same episodes
 into two groups of these sizes, at most ALARM / 2 may show as much. Where the learned policy's episodes are like the
-behaviour's, the alarm therefore goes off falsely with a chance of at most ALARM, whatever the reward (a permutation test
-over whole episodes). A sound reward under a better policy is not that case: there the thresholds keep it silent, which
-`benchmarks/hacking.py` measures.
+behaviour's, the alarm therefore goes off falsely with a chance of at most ALARM, whatever the reward (a permutation
+test over whole episodes). A sound reward under a better policy is not that case: there the thresholds keep it silent,
+which `benchmarks/hacking.py` measures.
 """
 
 from dataclasses import asdict, dataclass

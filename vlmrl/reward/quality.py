@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Float64, Int64
 
 from vlmrl.errors import DataError, unknown
-from vlmrl.interval import Interval
+from vlmrl.interval import Interval, wider, wilson
 from vlmrl.reward import epic
 from vlmrl.reward import quality_pairs as on_pairs
 from vlmrl.reward import quality_ranking as ranking
@@ -158,6 +158,12 @@ def returns(
     return np.where(found[:, 1] > 0, found[:, 0] / np.maximum(found[:, 1], 1), np.nan)
 
 
+def share(values: Float[np.ndarray, " D"], trials: int) -> Interval:
+    """The interval of a share, never narrower than Wilson's: where all trials end alike, resampling sees no doubt."""
+    found = interval(values)
+    return wider(found, wilson(found.estimate * trials, trials))
+
+
 def _of_pairs(
     pairs: Mapping[str, Scored], draws: Float64[np.ndarray, "D E"], *, logits: bool
 ) -> tuple[list[Figure], list[str]]:
@@ -172,7 +178,7 @@ def _of_pairs(
             Figure(
                 f"accuracy_{key}",
                 f"accuracy, {kind}",
-                interval(on_pairs.accuracy(some, draws)),
+                share(on_pairs.accuracy(some, draws), len(some.clear)),
                 len(some.clear),
                 clear,
                 0.5,
@@ -213,12 +219,13 @@ def _of_outcomes(store: Store, rows: Rows, draws: Float64[np.ndarray, "D E"]) ->
     last = np.full(count, np.nan)
     last[rows.episode] = rows.reward  # rows are in order: the last one stays
     own = draws[:, known]
-    numbers = int(known.sum())
+    numbers, lost = int(known.sum()), int((known & ~won).sum())
+    rarer = min(lost, numbers - lost)
     figures = [
         Figure(
             "auroc_return",
             "success/failure AUROC of returns",
-            interval(ranking.auroc(mean[known], won[known], own)),
+            share(ranking.auroc(mean[known], won[known], own), rarer),
             numbers,
             "episodes",
             0.5,
@@ -226,7 +233,7 @@ def _of_outcomes(store: Store, rows: Rows, draws: Float64[np.ndarray, "D E"]) ->
         Figure(
             "auroc_last",
             "success/failure AUROC of the last reward",
-            interval(ranking.auroc(last[known], won[known], own)),
+            share(ranking.auroc(last[known], won[known], own), rarer),
             numbers,
             "episodes",
             0.5,
@@ -234,8 +241,8 @@ def _of_outcomes(store: Store, rows: Rows, draws: Float64[np.ndarray, "D E"]) ->
         Figure(
             "over_rewarded_failures",
             "failures with more return than the median success",
-            interval(_over_rewarded(mean[known], won[known], own)),
-            int((known & ~won).sum()),
+            share(_over_rewarded(mean[known], won[known], own), lost),
+            lost,
             "failed episodes",
             0.5,
         ),
