@@ -5,9 +5,9 @@ on each, and the alarm on episodes recorded under both policies.
 
 - sound: the simulator's reward, standardised, plus an error that is a smooth random function of where the hand is (a
   quarter of a deviation), as a learned reward errs;
-- bad: the simulator's reward, standardised, plus a bonus for a hand within 6 cm of the handle of a closed drawer, as a
-  judge errs who takes being there for having opened it: on the logs, where one row in fifteen shows that, it still
-  correlates with the truth.
+- bad: the simulator's reward, standardised, plus a bonus that grows with the height of the hand above its median, as a
+  judge errs who likes to see more of the arm: on the logs it still correlates with the truth, for nobody there goes for
+  height.
 
 The false-alarm rate is counted too: the logs' own episodes dealt at random into two groups, which are of one policy.
 
@@ -44,17 +44,23 @@ from vlmrl.types import Episode  # noqa: E402
 SEEDS, EPISODES, ROLLOUTS, UPDATES, SPLITS = 10, 80, 15, 3_000, 100
 FIRST_ROLLOUT_SEED = 3_000_000
 WAVES, LENGTH_M, ERROR = 64, 0.1, 0.25
-BONUS, NEAR_M, CLOSED = float(os.environ.get("BONUS", "6")), 0.06, 0.05
+BONUS = 1.3
+"""Standard deviation of the planted bonus on the logs, in those of the truth."""
 
 
 @dataclass(frozen=True)
 class Planted:
-    """A reward that is known to be sound or bad; `mean` and `std` standardise the simulator's."""
+    """A reward that is known to be sound or bad."""
 
     name: str
     mean: float
+    """Of the simulator's reward on the logs."""
     std: float
     seed: int
+    median_m: float
+    """Of the hand's height on the logs."""
+    spread_m: float
+    """Deviation of what is above it."""
 
     sees = None
 
@@ -66,10 +72,9 @@ class Planted:
 
     def error(self, episode: Episode) -> np.ndarray:
         """What it adds to the truth at each row."""
-        hand, handle = episode.obs["state"][:, :3], episode.obs["state"][:, 4:7]
+        hand = episode.obs["state"][:, :3]
         if self.name == "bad":
-            near = np.linalg.norm(hand - handle, axis=1) < NEAR_M
-            return BONUS * (near & (episode.truth["progress"] < CLOSED))
+            return BONUS * np.maximum(hand[:, 2] - self.median_m, 0) / self.spread_m
         generator = np.random.default_rng([self.seed, 2])
         frequency = generator.normal(0, 1 / LENGTH_M, (3, WAVES))
         phase = generator.uniform(0, 2 * np.pi, WAVES)
@@ -113,9 +118,12 @@ def one_seed(task: Task, seed: int, folder: Path) -> dict[str, dict]:
         create_store(folder / "logs", task).append(list(collect(task, config)))
     logs = Store.open(folder / "logs")
     truth = logs.column("truth/reward")
+    height = logs.column("obs/state")[:, 2]
+    median = float(np.median(height))
+    spread = float(np.maximum(height - median, 0).std())
     found = {}
     for name in ("sound", "bad"):
-        reward = Planted(name, float(truth.mean()), float(truth.std()), seed)
+        reward = Planted(name, float(truth.mean()), float(truth.std()), seed, median, spread)
         relabel(logs, reward, name)
         rollouts = under_policy(task, logs, reward, seed, folder)
         behaviour, learned = (group(store, name) for store in (logs, rollouts))
