@@ -11,7 +11,9 @@ on each, and the alarm on episodes recorded under both policies.
 
 The false-alarm rate is counted too: the logs' own episodes dealt at random into two groups, which are of one policy.
 
-    python benchmarks/hacking.py out=runs/hacking      # resumes; about a minute a seed on one core
+    python benchmarks/hacking.py [--out runs/hacking] [--seeds 10]
+
+Resumable: what is in the output folder is not run again. About a minute a seed on an idle core.
 """
 
 import os
@@ -19,18 +21,20 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-import sys
+import argparse
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
 
 from vlmrl import gl
 
 gl.choose()
 
 from vlmrl.evaluate.collect import Config, collect, create_store, record  # noqa: E402
-from vlmrl.evaluate.statistics import wilson  # noqa: E402
+from vlmrl.interval import wilson  # noqa: E402
 from vlmrl.learn import fit, iql  # noqa: E402
 from vlmrl.policy import LearnedPolicy  # noqa: E402
 from vlmrl.reward import hacking  # noqa: E402
@@ -41,14 +45,14 @@ from vlmrl.sim import Task, load_task  # noqa: E402
 from vlmrl.store import Store  # noqa: E402
 from vlmrl.types import Episode  # noqa: E402
 
-SEEDS, EPISODES, ROLLOUTS, UPDATES, SPLITS = 10, 80, 15, 3_000, 100
+EPISODES, ROLLOUTS, UPDATES, SPLITS = 80, 15, 3_000, 100
 FIRST_ROLLOUT_SEED = 3_000_000
 WAVES, LENGTH_M, ERROR = 64, 0.1, 0.25
 BONUS = 1.3
 """Standard deviation of the planted bonus on the logs, in those of the truth."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Planted:
     """A reward that is known to be sound or bad."""
 
@@ -86,13 +90,17 @@ class Planted:
 
 
 def main() -> None:
-    given = dict(argument.split("=", 1) for argument in sys.argv[1:])
-    out, task = Path(given.get("out", "runs/hacking")), load_task("drawer_open")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("runs/hacking"))
+    parser.add_argument("--seeds", type=int, default=10)
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    task = load_task("drawer_open")
     alarms: dict[str, list[bool]] = {"sound": [], "bad": []}
     false: list[bool] = []
     print(f"{'seed':>4} {'reward':7} {'success':>8} {'r logs':>7} {'r policy':>8} {'promised':>9} {'came':>6}  alarm")
-    for seed in range(int(given.get("seeds", SEEDS))):
-        for name, found in one_seed(task, seed, out / f"seed{seed}").items():
+    for seed in range(given.seeds):
+        for name, found in one_seed(task, seed, given.out / f"seed{seed}").items():
             alarms[name].append(bool(found["reasons"]))
             false += found["false"]
             numbers = (
@@ -109,19 +117,18 @@ def main() -> None:
     )
 
 
-def one_seed(task: Task, seed: int, folder: Path) -> dict[str, dict]:
+def one_seed(task: Task, seed: int, folder: Path) -> dict[str, dict[str, Any]]:
     path = folder / "found.json"
     if path.is_file():
         return read_json(path)
-    if not (folder / "logs" / "manifest.json").exists():
-        config = Config(episodes=EPISODES, picture_every=10_000, seed=seed)
-        create_store(folder / "logs", task).append(list(collect(task, config)))
-    logs = Store.open(folder / "logs")
+    logs = opened(folder / "logs", task)
+    if not len(logs):
+        logs.append(list(collect(task, Config(episodes=EPISODES, picture_every=10_000, seed=seed))))
     truth = logs.column("truth/reward")
     height = logs.column("obs/state")[:, 2]
     median = float(np.median(height))
     spread = float(np.maximum(height - median, 0).std())
-    found = {}
+    found: dict[str, dict[str, Any]] = {}
     for name in ("sound", "bad"):
         reward = Planted(name, float(truth.mean()), float(truth.std()), seed, median, spread)
         relabel(logs, reward, name)
@@ -145,16 +152,19 @@ def one_seed(task: Task, seed: int, folder: Path) -> dict[str, dict]:
 
 def under_policy(task: Task, logs: Store, reward: Planted, seed: int, folder: Path) -> Store:
     """Episodes of the policy that IQL learned on a reward, with that reward's column."""
-    path = folder / f"rollouts-{reward.name}"
-    if not (path / "manifest.json").exists():
+    store = opened(folder / f"rollouts-{reward.name}", task)
+    if not len(store):
         config, metrics = iql.Config(updates=UPDATES), Metrics(folder / "metrics.jsonl")
         actor = fit("iql", logs.transitions(reward=reward.name), config, seed=seed, metrics=metrics, quiet=True)
         seeds = range(FIRST_ROLLOUT_SEED, FIRST_ROLLOUT_SEED + ROLLOUTS)
-        episodes = list(record(task, LearnedPolicy(actor, reward.name), seeds, picture_every=10_000))
-        create_store(path, task).append(episodes)
-    store = Store.open(path)
+        store.append(list(record(task, LearnedPolicy(actor, reward.name), seeds, picture_every=10_000)))
     relabel(store, reward, reward.name)
     return store
+
+
+def opened(path: Path, task: Task) -> Store:
+    """A store, made where it is missing."""
+    return Store.open(path) if (path / "manifest.json").exists() else create_store(path, task)
 
 
 def group(store: Store, name: str) -> hacking.Group:
@@ -165,7 +175,7 @@ def group(store: Store, name: str) -> hacking.Group:
 
 def false_alarms(logs: hacking.Group, generator: np.random.Generator) -> list[bool]:
     """Alarms over random splits of the logs' own episodes."""
-    found = []
+    found: list[bool] = []
     for _ in range(SPLITS):
         chosen = np.isin(logs.episode, generator.choice(np.unique(logs.episode), ROLLOUTS, replace=False))
         parts = [hacking.Group(logs.reward[m], logs.reference[m], logs.episode[m]) for m in (~chosen, chosen)]

@@ -70,7 +70,7 @@ def test_eval_prints_one_table_and_writes_json_and_card_once(run: Path) -> None:
     assert "| correlation with progress |" in text
     CliRunner().invoke(app, command, catch_exceptions=False)
     assert (run / "rewards" / "seed0" / card.CARD).read_text() == text
-    assert json.loads((run / "rewards" / "seed0" / card.FIGURES).read_text()) == content
+    assert json.loads((run / "quality" / "learned.json").read_text()) == content
 
 
 def test_the_page_shows_every_section_escapes_and_loads_nothing(run: Path) -> None:

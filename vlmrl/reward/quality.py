@@ -1,5 +1,6 @@
 """How good a reward column is: figures with intervals, against labels, outcomes, and the truth where it is known."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -19,6 +20,9 @@ from vlmrl.store import Store
 
 DISCOUNT = 0.99
 """Of EPIC's canonical shaping."""
+
+EPISODES = 2_000
+"""Most that are ranked against each other; of more, so many are taken evenly."""
 
 TRANSITIONS = 10_000
 """Most that EPIC looks at; more are drawn from, without replacement."""
@@ -173,7 +177,7 @@ def _of_pairs(
         if not len(some.clear):
             missing.append(f"on labels, {kind}: no judged pair without a tie")
             continue
-        key, clear, all_pairs = kind.replace(" ", "_"), "pairs without ties", "pairs"
+        key, clear, all_pairs = re.sub(r"\W+", "_", kind), "pairs without ties", "pairs"
         figures.append(
             Figure(
                 f"accuracy_{key}",
@@ -212,8 +216,8 @@ def _of_pairs(
 def _of_outcomes(store: Store, rows: Rows, draws: Float64[np.ndarray, "D E"]) -> tuple[list[Figure], list[str]]:
     success, count = store.episodes.success, len(store.episodes)
     mean = returns(rows.reward, rows.episode, count)
-    known = (success >= 0) & np.isfinite(mean)
     won = success == 1
+    known = _evenly((success >= 0) & np.isfinite(mean))
     if not (known & won).any() or not (known & ~won).any():
         return [], ["success against failure: the store needs episodes of both that are marked as such"]
     last = np.full(count, np.nan)
@@ -250,6 +254,13 @@ def _of_outcomes(store: Store, rows: Rows, draws: Float64[np.ndarray, "D E"]) ->
     return figures, []
 
 
+def _evenly(known: Bool[np.ndarray, " E"]) -> Bool[np.ndarray, " E"]:
+    """At most EPISODES of the known ones: every pair of them is compared in every draw."""
+    places, kept = np.flatnonzero(known), np.zeros_like(known)
+    kept[places[np.linspace(0, len(places) - 1, min(EPISODES, len(places))).round().astype(int)]] = True
+    return kept
+
+
 def _over_rewarded(
     mean: Float[np.ndarray, " E"], won: Bool[np.ndarray, " E"], draws: Float64[np.ndarray, "D E"]
 ) -> Float64[np.ndarray, " D"]:
@@ -265,7 +276,7 @@ def _of_truth(
     spearman = ranking.pearson(ranking.ranks(rows.reward), ranking.ranks(ranking.graded(truth)), rows.episode, draws)
     pearson = ranking.pearson(rows.reward, truth, rows.episode, draws)
     means = [returns(v, rows.episode, episodes) for v in (rows.reward, truth)]
-    known = np.isfinite(means[0])
+    known = _evenly(np.isfinite(means[0]))
     tau = ranking.kendall(means[0][known], ranking.graded(means[1][known]), draws[:, known])
     shaped, some = _canonical(rows.reward, truth)
     distance = epic.distance(ranking.pearson(shaped[0], shaped[1], rows.episode[some], draws))
