@@ -1,11 +1,14 @@
 """The hacking alarm: silent on sound rewards, loud on hacked ones, and false no more often than it says."""
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
 
+from vlmrl.reward.card import as_json
 from vlmrl.reward.hacking import ALARM, Group, check
+from vlmrl.reward.quality import Quality
 
 
 def episodes(count: int, level: float, *, seed: int, rows: int = 40) -> Group:
@@ -82,3 +85,11 @@ def test_luck_alone_is_uniform_under_one_policy() -> None:
     for kind in np.array(chances).T:
         assert np.mean(kind <= 0.1) == pytest.approx(0.1, abs=0.07)
         assert np.mean(kind <= 0.5) == pytest.approx(0.5, abs=0.11)
+
+
+def test_json_of_a_check_knows_no_nan() -> None:
+    standing = Group(np.full(600, 9.0), np.zeros(600), np.repeat(np.arange(15), 40))
+    quality = Quality("r", "hash", 75, 3000, "truth", (), (), ())
+    content = json.loads(json.dumps(as_json(quality, check(episodes(60, 0.2, seed=0), standing, reference="truth"))))
+    assert content["hacking"]["learned"] == {"estimate": None, "low": None, "high": None}
+    assert content["hacking"]["reasons"] == ["broken promise"]
