@@ -56,14 +56,17 @@ def marked(episode: Episode) -> Episode:
 
 
 def test_eval_prints_one_table_and_writes_json_and_card_once(run: Path) -> None:
-    command = ["reward", "eval", f"store={run / 'store'}", f"rollouts={run / 'rollouts'}", "truth=progress"]
+    command = ["reward", "eval", f"store={run / 'store'}", f"rollouts={run / 'rollouts'}", "truth=progress", "folds=2"]
     result = CliRunner().invoke(app, command, catch_exceptions=False)
     assert result.exit_code == 0
-    for words in ("accuracy, pairs kept aside", "Kendall tau with progress", "EPIC distance", "failed episodes",
-                  "reward hacking: no alarm"):  # fmt: skip
+    wanted = "accuracy, pairs kept aside; accuracy, episodes unseen (2 folds); Kendall tau with progress; EPIC distance"
+    for words in [*wanted.split("; "), "failed episodes", "reward hacking: no alarm"]:
         assert words in result.output
     content = json.loads((run / "quality" / "learned.json").read_text())
     assert content["figures"]["pearson"]["estimate"] > 0.9
+    assert content["figures"]["accuracy_episodes_unseen_2_folds"]["estimate"] > 0.8
+    kept = run / "quality" / "learned-folds2.json"
+    trained = kept.stat().st_mtime_ns
     assert content["hacking"]["alarm"] is False
     text = (run / "rewards" / "seed0" / card.CARD).read_text()
     assert text.startswith("# Preference reward")
@@ -71,6 +74,7 @@ def test_eval_prints_one_table_and_writes_json_and_card_once(run: Path) -> None:
     CliRunner().invoke(app, command, catch_exceptions=False)
     assert (run / "rewards" / "seed0" / card.CARD).read_text() == text
     assert json.loads((run / "quality" / "learned.json").read_text()) == content
+    assert kept.stat().st_mtime_ns == trained
 
 
 def test_the_page_shows_every_section_escapes_and_loads_nothing(run: Path) -> None:

@@ -213,7 +213,7 @@ def labelled(store: Store, name: str, run: Path, config: EvalConfig, folder: Pat
             raise ConfigError(
                 f"folds={config.folds} needs the labels that made {name!r}: run=FOLDER, with its labels.json"
             )
-        found[f"episodes unseen, {config.folds} folds"] = _folds(store, own, name, config.folds, folder)
+        found[f"episodes unseen ({config.folds} folds)"] = _folds(store, own, name, config.folds, folder)
     if config.labels:
         other = read_labels(Path(config.labels), camera)
         seen = set(zip(own.a, own.b, strict=True)) if own is not None else set()

@@ -177,7 +177,7 @@ def _of_pairs(
         if not len(some.clear):
             missing.append(f"on labels, {kind}: no judged pair without a tie")
             continue
-        key, clear, all_pairs = re.sub(r"\W+", "_", kind), "pairs without ties", "pairs"
+        key, clear, all_pairs = re.sub(r"\W+", "_", kind).strip("_"), "pairs without ties", "pairs"
         figures.append(
             Figure(
                 f"accuracy_{key}",
