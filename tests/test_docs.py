@@ -8,6 +8,8 @@ import pytest
 
 from vlmrl import config as configuration
 from vlmrl.cli import jobs
+from vlmrl.cli.given import configured
+from vlmrl.cli.reward import EvalConfig, RolloutsConfig
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
@@ -43,5 +45,18 @@ def test_every_setting_of_a_printed_command_exists(document: str, name: str, res
     configuration.compose(name, overrides)
 
 
+def reward_commands() -> list[tuple[str, str]]:
+    pattern = re.compile(r"^vlmrl reward (eval|report|rollouts)\b(.*)$", re.MULTILINE)
+    return sorted({found for d in DOCUMENTS for found in pattern.findall(d.read_text())})
+
+
+@pytest.mark.parametrize(("name", "rest"), reward_commands())
+def test_every_setting_of_a_printed_reward_command_exists(name: str, rest: str) -> None:
+    config = RolloutsConfig if name == "rollouts" else EvalConfig
+    words = [word for word in shlex.split(rest, comments=True) if "=" in word]
+    assert configured(config, words, where="reward")
+
+
 def test_there_are_commands_to_check() -> None:
     assert len(commands()) >= 10
+    assert len(reward_commands()) >= 5

@@ -10,11 +10,12 @@ from report_run import ARMS, HOSTILE, ROWS, SNAPSHOT, Page, episode, make_run
 from vlmrl.annotate.trust import measure
 from vlmrl.errors import DataError
 from vlmrl.evaluate import report
-from vlmrl.evaluate.report import answers, comparison, headline, logs, markup, pictures, reward
+from vlmrl.evaluate.report import answers, comparison, headline, logs, reward
 from vlmrl.evaluate.report.folder import read
-from vlmrl.evaluate.report.plot import ticks
+from vlmrl.page import markup
+from vlmrl.page.plot import ticks
 from vlmrl.runfolder import write_json
-from vlmrl.store import Store
+from vlmrl.store import Store, pictures
 from vlmrl.types import Reply, Verdict
 
 A, B, TIE, UNSURE = Verdict.A_BETTER, Verdict.B_BETTER, Verdict.TIE, Verdict.UNSURE

@@ -5,7 +5,8 @@ import pytest
 
 from vlmrl.evaluate.results import table
 from vlmrl.evaluate.rollout import Rollouts
-from vlmrl.evaluate.statistics import difference, mean_difference, rate, wilson
+from vlmrl.evaluate.statistics import difference, mean_difference, rate
+from vlmrl.interval import wilson
 
 
 def rollouts(success: list[int]) -> Rollouts:

@@ -21,7 +21,7 @@ from vlmrl.cli.ask import ask, make_labeler
 from vlmrl.cli.label import pick_camera, pick_sentence
 from vlmrl.encoder import JUDGES
 from vlmrl.errors import ConfigError, DataError, VlmrlError, unknown
-from vlmrl.evaluate.statistics import Interval
+from vlmrl.interval import Interval
 from vlmrl.runfolder import masked, provenance, write_json
 from vlmrl.store import Store
 from vlmrl.types import Frame, Item, Kind, Query, Verdict

@@ -9,8 +9,8 @@ from vlmrl import config as configuration
 from vlmrl.errors import ConfigError
 from vlmrl.evaluate.results import save
 from vlmrl.evaluate.rollout import evaluation_seeds, rollout
-from vlmrl.evaluate.statistics import wilson
 from vlmrl.evaluate.video import write_video
+from vlmrl.interval import wilson
 from vlmrl.policy import LearnedPolicy
 from vlmrl.runfolder import masked, provenance, write_json
 from vlmrl.sim import load_task

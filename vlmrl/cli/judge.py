@@ -2,15 +2,12 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated
 
 import typer
-from omegaconf import OmegaConf
 
-from vlmrl import config as configuration
-from vlmrl.errors import ConfigError
+from vlmrl.cli.given import configured
 
-T = TypeVar("T")
 Settings = Annotated[list[str] | None, typer.Argument(help="Settings as key=value")]
 
 app = typer.Typer(help="The built-in judge: make it anew, examine it.", no_args_is_help=True)
@@ -33,7 +30,7 @@ def card(settings: Settings = None) -> None:
     """
     from vlmrl.judge import card as judge_card
 
-    typer.echo(f"card: {judge_card.main(configured(judge_card.CardConfig, settings))}")
+    typer.echo(f"card: {judge_card.main(configured(judge_card.CardConfig, settings, where='judge'))}")
 
 
 @app.command()
@@ -44,7 +41,7 @@ def pictures(settings: Settings = None) -> None:
     """
     from vlmrl.judge import dataset
 
-    config = configured(PicturesConfig, settings)
+    config = configured(PicturesConfig, settings, where="judge")
     dataset.make(Path(config.out), workers=config.workers, seed=config.seed)
     typer.echo(f"pictures: {config.out}")
 
@@ -57,19 +54,6 @@ def train(settings: Settings = None) -> None:
     """
     from vlmrl.judge import make
 
-    config = configured(make.MakeConfig, settings)
+    config = configured(make.MakeConfig, settings, where="judge")
     make.main(config)
     typer.echo(f"checkpoints: {config.out}")
-
-
-def configured(cls: type[T], settings: list[str] | None) -> T:
-    """Fill a dataclass from key=value.
-
-    Raises:
-        ConfigError: if a setting is unknown, mistyped or missing.
-    """
-    given = settings or []
-    if wrong := [s for s in given if "=" not in s]:
-        raise ConfigError(f"settings are key=value, found {wrong[0]!r}")
-    content: Any = OmegaConf.to_container(OmegaConf.from_dotlist(given))
-    return configuration.fill(cls, content, where="judge")

@@ -1,4 +1,4 @@
-"""Small commands: data, task, judge, doctor."""
+"""Small commands: data, task, judge, reward, doctor."""
 
 from pathlib import Path
 from typing import Annotated
@@ -7,6 +7,7 @@ import typer
 
 from vlmrl import config as configuration
 from vlmrl.cli.judge import app as judge
+from vlmrl.cli.reward import app as reward
 from vlmrl.content import names
 from vlmrl.errors import ConfigError
 
@@ -31,6 +32,7 @@ task = typer.Typer(help="Simulated tasks.", no_args_is_help=True)
 app.add_typer(data, name="data")
 app.add_typer(task, name="task")
 app.add_typer(judge, name="judge")
+app.add_typer(reward, name="reward")
 
 
 def _add_job(name: str, text: str) -> None:

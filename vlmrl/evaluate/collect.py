@@ -14,7 +14,7 @@ from vlmrl.errors import ConfigError
 from vlmrl.evaluate.rollout import FIRST_EVALUATION_SEED
 from vlmrl.sim import SimEnv, Task, expert, make
 from vlmrl.store import Store
-from vlmrl.types import NO_FRAME, Episode, Frames
+from vlmrl.types import NO_FRAME, Episode, Frames, Policy
 
 STRIDE = 10_000
 """Initial states that belong to one value of `collect.seed`."""
@@ -113,23 +113,47 @@ def check(task: Task, config: Config) -> None:
         )
 
 
+def record(task: Task, policy: Policy, seeds: Sequence[int], *, picture_every: int = 5) -> Iterator[Episode]:
+    """Yield one episode of a policy from each seed, to the task's horizon, as a store keeps it.
+
+    What the policy does is the data of its own reward's examination: unlike a rollout, pictures and truth are kept.
+    """
+    env = make(task)
+    try:
+        for seed in seeds:
+            yield _record_episode(env, task, policy, seed, picture_every=picture_every, source=policy.name)
+    finally:
+        env.close()
+
+
 def _episode(env: SimEnv, task: Task, config: Config, k: int) -> Episode:
     share = config.noise[k % len(config.noise)]
-    seed = config.seed * STRIDE + k
-    steps = config.steps or task.horizon
+    source = f"{task.name} scripted expert, {share:.0%} random actions"
+    policy, seed = GradedPolicy(task, (share,)), config.seed * STRIDE + k
+    every = config.picture_every
+    return _record_episode(env, task, policy, seed, steps=config.steps, picture_every=every, source=source)
+
+
+def _record_episode(
+    env: SimEnv, task: Task, policy: Policy, seed: int, *, picture_every: int, source: str, steps: int | None = None
+) -> Episode:
+    steps = steps or task.horizon
     # Not the stream that draws the initial state.
     generator = np.random.default_rng([seed, 1])
-    policy = GradedPolicy(task, (share,))
     policy.reset(np.ones(1, np.bool_), [task.instruction], generator)
     observation, info = env.reset(seed=seed)
     log, reward = _Log(), 0.0
+    chunk, used = np.zeros((0, len(env.action_names)), np.float32), 0
     for step in range(steps + 1):
         last = step == steps
-        action = np.zeros(len(env.action_names), np.float32) if last else policy.act(_batch(observation))[0, 0]
-        _record(log, env, observation, action, (reward, info), picture=last or step % config.picture_every == 0)
+        if used == len(chunk) and not last:
+            chunk, used = policy.act(_batch(observation))[0], 0
+        action = np.zeros(len(env.action_names), np.float32) if last else chunk[used]
+        used += 1
+        _record(log, env, observation, action, (reward, info), picture=last or step % picture_every == 0)
         if not last:
             observation, reward, _, _, info = env.step(action)
-    return _close(log, env, task, share=share, seed=seed)
+    return _close(log, env, task, source=source, seed=seed)
 
 
 def _batch(observation: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -157,7 +181,7 @@ def _record(
         log.pixels.append(env.frame())
 
 
-def _close(log: _Log, env: SimEnv, task: Task, *, share: float, seed: int) -> Episode:
+def _close(log: _Log, env: SimEnv, task: Task, *, source: str, seed: int) -> Episode:
     rows = len(log.state)
     inner = np.arange(rows) < rows - 1
     truth = {"reward": log.reward, "progress": log.progress, "success": log.success}
@@ -171,7 +195,7 @@ def _close(log: _Log, env: SimEnv, task: Task, *, share: float, seed: int) -> Ep
         truncated=True,
         task=task.name,
         instruction=task.instruction,
-        source=f"{task.name} scripted expert, {share:.0%} random actions",
+        source=source,
         images={task.camera: Frames(np.stack(log.pixels), np.array(log.index, np.int32))},
         truth={key: np.array(value, np.float32) for key, value in truth.items()},
         sim_state=np.stack(log.sim_state),

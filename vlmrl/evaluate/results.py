@@ -10,7 +10,8 @@ import numpy as np
 from jaxtyping import Float
 
 from vlmrl.evaluate.rollout import Rollouts
-from vlmrl.evaluate.statistics import Interval, difference, rate
+from vlmrl.evaluate.statistics import difference, rate
+from vlmrl.interval import Interval
 from vlmrl.runfolder import write_json
 
 

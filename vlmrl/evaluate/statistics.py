@@ -6,45 +6,18 @@ once (two-way bootstrap, Owen 2007); resampling single episodes would call eithe
 nothing, because all episodes end alike, a score interval over the initial states remains: no interval is narrower.
 """
 
-from dataclasses import dataclass
 from math import sqrt
 
 import numpy as np
 from jaxtyping import Float, Float64
-from scipy.stats import norm
 
-LEVEL = 0.95
-
-
-@dataclass(frozen=True)
-class Interval:
-    """An estimate and its interval of level LEVEL."""
-
-    estimate: float
-    low: float
-    high: float
-
-    def __str__(self) -> str:
-        return f"{self.estimate:.2f} [{self.low:.2f}, {self.high:.2f}]"
-
-    def percent(self) -> str:
-        """As percentages."""
-        return f"{100 * self.estimate:.0f} % [{100 * self.low:.0f}, {100 * self.high:.0f}]"
-
-
-def wilson(successes: float | int, trials: int) -> Interval:
-    """Wilson score interval of a rate (Wilson 1927)."""
-    z, p = float(norm.ppf((1 + LEVEL) / 2)), successes / trials
-    centre = (p + z**2 / (2 * trials)) / (1 + z**2 / trials)
-    half = z / (1 + z**2 / trials) * sqrt(p * (1 - p) / trials + z**2 / (4 * trials**2))
-    # The ends are exact where nothing or everything succeeded, but for rounding.
-    return Interval(p, 0.0 if p == 0 else centre - half, 1.0 if p == 1 else centre + half)
+from vlmrl.interval import LEVEL, Interval, wider, wilson
 
 
 def rate(success: Float[np.ndarray, "seeds episodes"]) -> Interval:
     """Success rate of a method: Wilson for one training seed, else the two-way bootstrap."""
     floor = _score(success)
-    return floor if len(success) == 1 else _wider(_bootstrap(success), floor)
+    return floor if len(success) == 1 else wider(_bootstrap(success), floor)
 
 
 def difference(a: Float[np.ndarray, "_ episodes"], b: Float[np.ndarray, "_ episodes"]) -> Interval:
@@ -54,7 +27,7 @@ def difference(a: Float[np.ndarray, "_ episodes"], b: Float[np.ndarray, "_ episo
     paired interval (1998, method 10) over the initial states.
     """
     a, b = np.broadcast_arrays(a, b)
-    return _wider(_bootstrap(a - b), _newcombe(a, b))
+    return wider(_bootstrap(a - b), _newcombe(a, b))
 
 
 def mean_difference(a: Float[np.ndarray, "_ episodes"], b: Float[np.ndarray, "_ episodes"]) -> Interval:
@@ -91,7 +64,3 @@ def _newcombe(a: Float[np.ndarray, "seeds episodes"], b: Float[np.ndarray, "seed
 
 def _correlation(x: Float64[np.ndarray, " n"], y: Float64[np.ndarray, " n"]) -> float:
     return float(np.corrcoef(x, y)[0, 1]) if x.std() > 0 and y.std() > 0 else 0.0
-
-
-def _wider(a: Interval, b: Interval) -> Interval:
-    return Interval(a.estimate, min(a.low, b.low), max(a.high, b.high))

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from vlmrl import config as configuration
 from vlmrl.artefact import load, save
 from vlmrl.errors import DataError
+from vlmrl.reward import holdout
 from vlmrl.reward.alignment import on_next_row, shown
 from vlmrl.types import Episode
 
@@ -100,9 +101,8 @@ class State:
 
 def split(pairs: Pairs, share: float, *, generator: np.random.Generator) -> tuple[Pairs, Pairs]:
     """Training pairs and held-out pairs (by pairs: both may show the same episodes)."""
-    order = generator.permutation(len(pairs))
-    held = round(share * len(pairs))
-    return pairs.take(order[held:]), pairs.take(order[:held])
+    train, held = holdout.places(len(pairs), share, generator=generator)
+    return pairs.take(train), pairs.take(held)
 
 
 def batches(

@@ -30,9 +30,18 @@ def relabel(store: Store, rewarder: Rewarder, name: str, *, facts: Mapping[str, 
     store.refresh()
     if name in store.rewards():
         return
-    mean, std = rewarder.column(store) if isinstance(rewarder, Columnar) else _by_episode(store, rewarder)
+    mean, std = judge(store, rewarder)
     attributes = {"rewarder": rewarder.name, "commit": commit(), **rewarder.provenance(), **(facts or {})}
     store.add_reward(name, mean, std, attributes)
+
+
+def judge(store: Store, rewarder: Rewarder) -> tuple[Float32[np.ndarray, " N"], Float32[np.ndarray, " N"]]:
+    """Mean and deviation of every row of a store, without writing them.
+
+    Raises:
+        DataError: if the rewarder cannot judge an episode.
+    """
+    return rewarder.column(store) if isinstance(rewarder, Columnar) else _by_episode(store, rewarder)
 
 
 def _by_episode(store: Store, rewarder: Rewarder) -> tuple[Float32[np.ndarray, " N"], Float32[np.ndarray, " N"]]:

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Bool, Float64, Int64
 
 from vlmrl.annotate.audit import DIGITS, Audit, label_accuracy
-from vlmrl.evaluate.statistics import Interval
+from vlmrl.interval import Interval
 from vlmrl.types import Frame, Item, Preferences
 
 TIE = 0.5

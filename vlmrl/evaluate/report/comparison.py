@@ -7,7 +7,10 @@ import numpy as np
 from vlmrl.errors import DataError
 from vlmrl.evaluate.report.arms import colour, line, title
 from vlmrl.evaluate.report.folder import UNTRAINED, Run
-from vlmrl.evaluate.report.markup import (
+from vlmrl.evaluate.results import Row
+from vlmrl.evaluate.rollout import Rollouts
+from vlmrl.interval import Interval
+from vlmrl.page.markup import (
     bounds,
     data_url,
     escape,
@@ -20,10 +23,7 @@ from vlmrl.evaluate.report.markup import (
     points,
     section,
 )
-from vlmrl.evaluate.report.pictures import jpeg
-from vlmrl.evaluate.results import Row
-from vlmrl.evaluate.rollout import Rollouts
-from vlmrl.evaluate.statistics import Interval
+from vlmrl.store.pictures import jpeg
 
 MOST_FILM_BYTES = 9 << 20
 """Of all films together."""

@@ -7,8 +7,8 @@ import numpy as np
 
 from vlmrl.evaluate.report.arms import colour, title
 from vlmrl.evaluate.report.folder import Run
-from vlmrl.evaluate.report.markup import escape, missing, note, plural, section
-from vlmrl.evaluate.report.plot import Plot, ticks
+from vlmrl.page.markup import escape, missing, note, plural, section
+from vlmrl.page.plot import Plot, ticks
 
 Records = Sequence[Mapping[str, Any]]
 

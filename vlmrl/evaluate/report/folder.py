@@ -10,7 +10,7 @@ from vlmrl.errors import DataError
 from vlmrl.evaluate import results
 from vlmrl.evaluate.results import Row
 from vlmrl.evaluate.rollout import Rollouts
-from vlmrl.evaluate.statistics import Interval
+from vlmrl.interval import Interval
 from vlmrl.runfolder import Metrics
 
 UNTRAINED = -1

@@ -3,8 +3,8 @@
 from vlmrl.evaluate.report.answers import Answers
 from vlmrl.evaluate.report.arms import learner_name
 from vlmrl.evaluate.report.folder import Run
-from vlmrl.evaluate.report.markup import bounds, escape, interval, listed, number, percent, plural, points
 from vlmrl.evaluate.results import Row
+from vlmrl.page.markup import bounds, escape, interval, listed, number, percent, plural, points
 from vlmrl.store import Store
 
 CLAIM_SEEDS = 5

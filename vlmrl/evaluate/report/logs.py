@@ -8,9 +8,9 @@ from itertools import takewhile
 import numpy as np
 from jaxtyping import Float64, Int64
 
-from vlmrl.evaluate.report.markup import escape, missing, note, number, percent, plural, section
-from vlmrl.evaluate.report.pictures import Pictures, even
+from vlmrl.page.markup import escape, missing, note, number, percent, plural, section
 from vlmrl.store import Store
+from vlmrl.store.pictures import Pictures, even
 
 MOST_SOURCES = 6
 BINS = 20

@@ -1,16 +1,12 @@
 """Puts the sections into the page."""
 
-from importlib.resources import files
 from pathlib import Path
-from string import Template
 
 from vlmrl.evaluate.report import answers as labelled
 from vlmrl.evaluate.report import comparison, curves, folder, headline, logs, questions, reward, settings
-from vlmrl.evaluate.report.markup import escape
-from vlmrl.evaluate.report.pictures import camera_of
+from vlmrl.page import write_page
 from vlmrl.store import Store
-
-TEMPLATE = "page.html"
+from vlmrl.store.pictures import camera_of
 
 SECTIONS = ("result", "films", "data", "questions", "reward", "learning", "settings")
 
@@ -37,9 +33,4 @@ def write(place: Path, store: Store) -> Path:
         curves.html(run),
         settings.html(run, store),
     ]
-    template = Template(files("vlmrl.evaluate.report").joinpath(TEMPLATE).read_text())
-    path = place / "report.html"
-    temporary = path.with_suffix(".part")
-    temporary.write_text(template.substitute(title=escape(headline.sentence(run, store)), body="".join(body)))
-    temporary.replace(path)
-    return path
+    return write_page(place / "report.html", title=headline.sentence(run, store), body="".join(body))

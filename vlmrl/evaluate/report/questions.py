@@ -8,9 +8,9 @@ from vlmrl.evaluate.report import trust
 from vlmrl.evaluate.report.answers import Answers
 from vlmrl.evaluate.report.folder import Run
 from vlmrl.evaluate.report.headline import who
-from vlmrl.evaluate.report.markup import escape, interval, missing, note, number, percent, plural, section
-from vlmrl.evaluate.report.pictures import Pictures
+from vlmrl.page.markup import escape, interval, missing, note, number, percent, plural, section
 from vlmrl.store import Store
+from vlmrl.store.pictures import Pictures
 
 SHOWN = 4
 """Examples of each kind."""

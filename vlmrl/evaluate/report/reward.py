@@ -10,11 +10,11 @@ from vlmrl.annotate.audit import DIGITS
 from vlmrl.evaluate.report.arms import colour
 from vlmrl.evaluate.report.folder import Run
 from vlmrl.evaluate.report.logs import Quality, quality
-from vlmrl.evaluate.report.markup import bounds, escape, missing, note, number, percent, section
-from vlmrl.evaluate.report.pictures import Pictures, even
-from vlmrl.evaluate.report.plot import Plot, ticks
-from vlmrl.evaluate.statistics import wilson
+from vlmrl.interval import wilson
+from vlmrl.page.markup import bounds, escape, missing, note, number, percent, section
+from vlmrl.page.plot import Plot, ticks
 from vlmrl.store import Store
+from vlmrl.store.pictures import Pictures, even
 
 FRAMES = 11
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from vlmrl.evaluate.report.folder import Run
-from vlmrl.evaluate.report.markup import escape, missing, section
+from vlmrl.page.markup import escape, missing, section
 from vlmrl.store import Store
 
 

@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vlmrl.evaluate.report.folder import Run
-from vlmrl.evaluate.report.markup import bounds, escape, listed, missing, note, number, percent, plural
-from vlmrl.evaluate.statistics import Interval
+from vlmrl.interval import Interval
+from vlmrl.page.markup import bounds, escape, listed, missing, note, number, percent, plural
 
 TRUTHS = ("A is farther", "B is farther", "equal")
 ANSWERED = ("A", "B", "tie", "unsure")

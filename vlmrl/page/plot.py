@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from vlmrl.evaluate.report.markup import MINUS, escape
+from vlmrl.page.markup import MINUS, escape
 
 SPAN = 1000
 """Of both axes in SVG units."""

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Int64, UInt8
 from PIL import Image
 
-from vlmrl.evaluate.report.markup import data_url, escape
+from vlmrl.page.markup import data_url, escape
 from vlmrl.store import Store
 from vlmrl.store.frames import decode_frames
 
