@@ -86,8 +86,8 @@ def _trust(figures: Mapping[str, Any]) -> list[str]:
     )
     if figures["calibrated"]:
         said += (
-            " Temperatures were measured on other episodes and views: one number for tasks trained on; that of held-out "
-            "tasks comes from yet other tasks, left out of a rehearsal."
+            " Temperatures were measured on other episodes and views: one number for tasks trained on; that of "
+            "held-out tasks comes from yet other tasks, left out of a rehearsal."
         )
     head = ["tasks", "n pairs", "decided", "right of those", "n equal pairs", "invented", "ECE"]
     found = [f"{said}\n\n{_table(head, rows)}"]

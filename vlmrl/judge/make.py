@@ -147,7 +147,7 @@ def differences(
 def temperature(
     towers: Towers, work: Path, names: Sequence[str], vectors: Mapping[str, Float32[np.ndarray, " E"]]
 ) -> float:
-    """Cosine difference worth one logit: the least cross entropy on episodes kept for it; equal pairs count one half."""
+    """Cosine difference worth one logit: the least cross entropy on episodes kept for it; of equal pairs, one half."""
     scores: list[np.ndarray] = []
     wanted: list[np.ndarray] = []
     for task in features.load(work, names, "check"):

@@ -39,8 +39,8 @@ class Config:
     weight_decay: float = 0.05
     warmup: int = 100
     slope: float = 8.0
-    """Logits that a whole task's progress is worth: the judge is to be as sure as the pictures are apart, and to say one
-    half of pairs of equal progress."""
+    """Logits that a whole task's progress is worth: the judge is to be as sure as the pictures are apart, and to say
+    one half of pairs of equal progress."""
     dropout: float = 0.2
     against_weight: float = 0.5
     wrong_weight: float = 0.05
