@@ -9,16 +9,19 @@ import pytest
 import torch
 
 from vlmrl.errors import ConfigError, DataError
-from vlmrl.reward import REWARDERS, preference, rewarder
+from vlmrl.reward import REWARDERS, network, preference, rewarder
 from vlmrl.reward.distill import distill
 from vlmrl.reward.metrics import held_out, spearman
-from vlmrl.reward.preference import Config, Network, PreferenceReward, bradley_terry
+from vlmrl.reward.network import Network, Shape, score
+from vlmrl.reward.preference import Config, PreferenceReward
 from vlmrl.reward.relabel import relabel
+from vlmrl.reward.support import Support
 from vlmrl.runfolder import Metrics
 from vlmrl.store import Store
 from vlmrl.types import NO_FRAME, Episode, Frame, Frames, Preferences, Rewarder
 
 SIZE = (33, 33)
+SHAPE = Shape((*SIZE, 3), 0, 1)
 SMALL = Config(members=2, size=SIZE, channels=(8, 16), updates=150, batch=32, lr=3e-3, shift=0, holdout=0.2)
 
 
@@ -75,29 +78,30 @@ def preferences(store: Store, count: int = 300) -> Preferences:
     return Preferences(tuple(f[0] for f in frames), tuple(f[1] for f in frames), p_a, "test", "abcdef")
 
 
-def test_bradley_terry_loss_equals_its_formula() -> None:
-    loss = bradley_terry(torch.tensor([1.0, 1.0, 1.0]), torch.tensor([1.0, 0.0, 0.5]))
-    p = 1 / (1 + math.exp(-1))
-    assert loss.tolist() == pytest.approx([-math.log(p), -math.log(1 - p), -0.5 * math.log(p * (1 - p))])
+def fresh(config: Config = SMALL) -> Network:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return network.build(config, SHAPE)
 
 
-def test_swapping_the_sides_and_the_label_leaves_the_loss() -> None:
-    difference, p_a = torch.randn(50), torch.rand(50)
-    torch.testing.assert_close(bradley_terry(difference, p_a), bradley_terry(-difference, 1 - p_a))
+def untrained(config: Config = SMALL) -> PreferenceReward:
+    made = fresh(config)
+    support = Support(config.members, made.trunk.features)  # pyright: ignore[reportArgumentType]
+    return preference.build(config, network=made, shape=SHAPE, support=support, camera="judge", facts={})
 
 
 def test_members_of_the_ensemble_do_not_touch_each_other() -> None:
     """The gradient of one member's output reaches no parameter of another."""
-    network = Network(dataclasses.replace(SMALL, members=2))
-    network(torch.randn(3, 3, *SIZE))[:, 0].sum().backward()
-    weights = [layer.weight for layer in network.trunk if isinstance(layer, torch.nn.Conv2d)]
+    made = fresh()
+    made(torch.randint(256, (3, *SIZE, 3), dtype=torch.uint8))[:, 0].sum().backward()
+    weights = [layer.weight for layer in made.trunk.modules() if isinstance(layer, torch.nn.Conv2d)]
     for weight in weights:
         assert weight.grad is not None
         first, second = weight.grad.chunk(2)
         assert first.abs().sum() > 0
         assert second.abs().sum() == 0
-    assert network.weight.grad is not None
-    assert network.weight.grad[1].abs().sum() == 0
+    assert made.head.weight.grad is not None
+    assert made.head.weight.grad[1].abs().sum() == 0
 
 
 def test_distilled_reward_orders_unseen_pictures_and_survives_saving(store: Store, tmp_path: Path) -> None:
@@ -106,23 +110,23 @@ def test_distilled_reward_orders_unseen_pictures_and_survives_saving(store: Stor
     assert trained.facts["held_out"]["accuracy"] > 0.9
     levels = np.linspace(0, 1, 11)
     pictures = np.stack([bar_picture(level) for level in levels])
-    scores = preference.score(trained.network, pictures)
+    scores = score(trained.network, pictures)
     assert spearman(scores.mean(1).astype(np.float64), levels) > 0.95
     rows = np.unique(store.frame_rows("judge"))
-    members = preference.score(trained.network, store.frames("judge", rows, SIZE))
+    members = score(trained.network, store.frames("judge", rows, SIZE))
     assert np.abs(members.mean(0)).max() < 0.05 * members.std()
     trained.save_pretrained(tmp_path / "reward")
     again = PreferenceReward.from_pretrained(tmp_path / "reward")
-    np.testing.assert_array_equal(preference.score(again.network, pictures), scores)
+    np.testing.assert_array_equal(score(again.network, pictures), scores)
     assert again.facts == trained.facts
     assert metrics.read("reward")[-1]["step"] == SMALL.updates
 
 
 def test_reward_of_a_row_is_judged_on_the_next_row_and_interpolated_between_pictures() -> None:
     episode = bar_episode(1)
-    network = Network(SMALL).eval()
-    mean, std = PreferenceReward(network, SMALL, camera="judge", facts={}).reward(episode)
-    shown = preference.score(network, episode.images["judge"].pixels).mean(1)  # type: ignore[union-attr]
+    made = untrained()
+    mean, std = made.reward(episode)
+    shown = score(made.network, episode.images["judge"].pixels).mean(1)  # type: ignore[union-attr]
     # pictures at rows 0, 3, 6, 9, 12: row 2 is judged on row 3, row 3 one third of the way from row 3 to row 6
     assert mean[2] == pytest.approx(shown[1], abs=1e-6)
     assert mean[3] == pytest.approx(shown[1] + (shown[2] - shown[1]) / 3, abs=1e-6)
@@ -179,7 +183,7 @@ def test_simple_rewarders_keep_the_contract(name: str) -> None:
 
 
 def test_preference_reward_keeps_the_contract() -> None:
-    keeps_contract(PreferenceReward(Network(SMALL).eval(), SMALL, camera="judge", facts={}))
+    keeps_contract(untrained())
 
 
 def keeps_contract(made: Rewarder) -> None:

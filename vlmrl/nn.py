@@ -43,7 +43,9 @@ def together(nets: Sequence[tuple[StackedMLP, Tensor]], dtype: torch.dtype = tor
     number of operations is the cost: this halves it.
     """
     first = [_layer(net, 0, x if x.dim() == 3 else x.expand(len(net.biases[0]), *x.shape), dtype) for net, x in nets]
-    h, layers = torch.cat(first), len(nets[0][0].weights)
+    if (layers := len(nets[0][0].weights)) == 1:
+        return [one.float() for one in first]
+    h = torch.cat(first)
     for k in range(1, layers - 1):
         weight = torch.cat([net.weights[k] for net, _ in nets]).to(dtype)
         bias = torch.cat([net.biases[k] for net, _ in nets]).to(dtype)

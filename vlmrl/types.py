@@ -103,7 +103,7 @@ class Frame:
 
 @dataclass(frozen=True, order=True)
 class Span:
-    """Rows `start` to `stop` (exclusive) of an episode, on one camera."""
+    """Rows `start` to `stop` (exclusive) of an episode, on one camera; empty where no camera was looked at."""
 
     episode: str
     start: int
@@ -188,6 +188,13 @@ class Preferences:
     annotator: str
     snapshot: str
     """Hash of exactly these labels."""
+    by: tuple[str, ...] = ()
+    """Who gave each label; empty: `annotator` gave all."""
+
+    def __post_init__(self) -> None:
+        lengths = {"b": len(self.b), "p_a": len(self.p_a)} | ({"by": len(self.by)} if self.by else {})
+        if wrong := {k: n for k, n in lengths.items() if n != len(self.a)}:
+            raise DataError(f"{len(self.a)} sides a, as many wanted, found {wrong}")
 
     def __len__(self) -> int:
         return len(self.a)

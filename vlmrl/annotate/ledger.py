@@ -203,6 +203,7 @@ class Ledger:
             p_a=np.array([p for *_, p in kept], dtype=np.float32),
             annotator=", ".join(sorted({annotator for *_, annotator, _ in kept})),
             snapshot=digest([[k, [item_to_json(i) for i in q.items], p] for q, k, _, p in kept]),
+            by=tuple(annotator for *_, annotator, _ in kept),
         )
 
     def _now(self, connection: Connection) -> float:

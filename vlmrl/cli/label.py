@@ -16,6 +16,8 @@ from vlmrl.annotate import (
     sample_pairs,
     true_progress,
 )
+from vlmrl.annotate.comparisons import Config as Comparisons
+from vlmrl.annotate.comparisons import import_comparisons
 from vlmrl.annotate.trust import Trust
 from vlmrl.cli.ask import ask, describe, make_labeler
 from vlmrl.errors import ConfigError, LabelerError
@@ -47,6 +49,8 @@ class LabelConfig:
     ledger: str = "runs/labels.db"
     """Where answers are kept: a file, or the URL of a database that several machines share."""
     limits: Limits = field(default_factory=Limits)
+    comparisons: Comparisons = field(default_factory=Comparisons)
+    """Comparisons of segments that people made; where a file is named, nobody else is asked."""
     distill: bool = True
     """Whether a reward is trained on the answers and written into the store."""
     reward: preference.Config = field(default_factory=preference.Config)
@@ -70,12 +74,35 @@ def main(content: Mapping[str, Any], folder: Path) -> None:
         raise ConfigError("label needs a store: vlmrl label store=FOLDER (vlmrl data import makes one)")
     config = configuration.build(LabelConfig, content, where="label")
     store = Store.open(config.store)
-    camera = pick_camera(store, config.camera)
     write_json(folder / "config.json", masked(dict(content)))
     write_json(folder / "meta.json", provenance() | {"store": store.hash})
+    if config.comparisons.file:
+        preferences = from_people(config, store)
+        camera = pick_camera(store, config.camera) if config.reward.input in ("image", "embedding") else ""
+    else:
+        camera = pick_camera(store, config.camera)
+        preferences = from_labeler(config, content["labeler"], store, camera, folder)
+    if config.distill:
+        learn(config, store, preferences, camera, folder)
+
+
+def from_people(config: LabelConfig, store: Store) -> Preferences:
+    """Labels that lie in a file, through the ledger."""
+    with Ledger(config.ledger) as book:
+        sentence = pick_sentence(store, config.sentence)
+        preferences = import_comparisons(book, store, config.comparisons, instruction=sentence)
+    ties = int((preferences.p_a == 0.5).sum())
+    print(f"{len(preferences):,} comparisons by {preferences.annotator}, {ties:,} of them ties")
+    return preferences
+
+
+def from_labeler(
+    config: LabelConfig, labeler: Mapping[str, Any], store: Store, camera: str, folder: Path
+) -> Preferences:
+    """Labels that are asked for; the run folder gets what is known of them."""
     labels = annotate(
         store,
-        content["labeler"],
+        labeler,
         camera=camera,
         sentence=pick_sentence(store, config.sentence),
         pairs=config.pairs,
@@ -91,13 +118,17 @@ def main(content: Mapping[str, Any], folder: Path) -> None:
         print(f"stopped by {labels.report.stopped_by}: run the same command again to go on where it stopped")
     if labels.report.stopped_by == "interrupt":
         raise KeyboardInterrupt
-    if config.distill:
-        metrics = Metrics(folder / "metrics.jsonl")
-        rewarder = distill(store, labels.preferences, config.reward, camera=camera, seed=config.seed, metrics=metrics)
-        rewarder.save_pretrained(folder / "reward")
-        name = column(labels.preferences, rewarder)
-        relabel(store, rewarder, name)
-        print(f"reward column {name!r}: held out {quality(rewarder.facts['held_out'])}; model in {folder / 'reward'}")
+    return labels.preferences
+
+
+def learn(config: LabelConfig, store: Store, preferences: Preferences, camera: str, folder: Path) -> None:
+    """Distill labels into a reward, and write it into the store."""
+    metrics = Metrics(folder / "metrics.jsonl")
+    rewarder = distill(store, preferences, config.reward, camera=camera, seed=config.seed, metrics=metrics)
+    rewarder.save_pretrained(folder / "reward")
+    name = column(preferences, rewarder)
+    relabel(store, rewarder, name)
+    print(f"reward column {name!r}: held out {quality(rewarder.facts['held_out'])}; model in {folder / 'reward'}")
 
 
 def annotate(

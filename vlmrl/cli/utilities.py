@@ -114,6 +114,23 @@ def strip(
     typer.echo(f"film strips: {path}")
 
 
+@data.command("shape")
+def shape_(
+    store: Annotated[Path, typer.Argument(help="Folder of a store")],
+    settings: Annotated[list[str], typer.Argument(help="operation=NAME reward=COLUMN out=COLUMN and its numbers")],
+) -> None:
+    """Derive a reward column from another: pessimism, standardise, bounded, difference, potential.
+
+    Example: vlmrl data shape runs/mine operation=pessimism reward=COLUMN amount=1 out=COLUMN-pessimism-1
+    """
+    from vlmrl.reward.shaping import Config, shape
+    from vlmrl.store import Store
+
+    config = configuration.fill(Config, _pairs(settings), where="shape")
+    shape(Store.open(store), config)
+    typer.echo(f"reward column {config.out!r}")
+
+
 @data.command()
 def check(store: Annotated[Path, typer.Argument(help="Folder of a store")]) -> None:
     """Read every byte of a store and name what is damaged."""

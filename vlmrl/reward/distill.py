@@ -1,18 +1,22 @@
 """From a snapshot of preferences to a trained reward with its held-out report."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
 
-from vlmrl import loop
 from vlmrl.errors import DataError
+from vlmrl.reward import calibration, fit, pairs, preference
 from vlmrl.reward import metrics as quality
-from vlmrl.reward import preference
-from vlmrl.reward.preference import Config, Pairs, PreferenceReward
+from vlmrl.reward.inputs import load_input
+from vlmrl.reward.network import Network, Shape, score_clips
+from vlmrl.reward.pairs import Pairs
+from vlmrl.reward.preference import Config, PreferenceReward
+from vlmrl.reward.support import Support
 from vlmrl.runfolder import Metrics
 from vlmrl.store import Store
-from vlmrl.types import Frame, Preferences
+from vlmrl.types import Preferences
 
 
 def distill(
@@ -26,58 +30,52 @@ def distill(
     name: str = "reward",
     quiet: bool = False,
 ) -> PreferenceReward:
-    """Train a preference reward on frame pairs of one camera.
+    """Train a preference reward on labelled frames and clips; `camera` is the one that was judged, if any.
 
     Raises:
-        DataError: if labels are about other cameras or clips, or all of them are ties.
+        ConfigError: if the choices do not go together.
+        DataError: if labels are about other cameras, or all of them are ties.
     """
-    rows, pairs = _pairs(store, preferences, camera)
-    if np.all(pairs.p_a == 0.5):
-        raise DataError(f"all {len(pairs)} labels are ties: there is nothing to learn")
-    train, held = preference.split(pairs, config.holdout, generator=np.random.default_rng(seed))
-    pictures = store.frames(camera, rows, config.size)
-    state = preference.init(config, pictures, seed=seed)
-    batches = preference.batches(config, train, generator=torch.Generator().manual_seed(seed))
-    loop.fit(
-        lambda batch: preference.update(config, state, batch),
-        batches,
-        updates=config.updates,
-        name=name,
-        metrics=metrics,
-        every=max(1, config.updates // 20),
-        quiet=quiet,
-    )
-    state.network.eval()
-    preference.centre(state)
-    found = _held_out(state, held)
-    facts = {
-        "labels": len(pairs),
+    looks = load_input(config.input)
+    source = preference.source(config, camera)
+    pictured = config.input in ("image", "embedding")
+    judged = looks.rows(store, source)
+    rows, labelled = pairs.locate(store, preferences, judged, source.cameras if pictured else ())
+    if np.all(labelled.p_a == 0.5):
+        raise DataError(f"all {len(labelled)} labels are ties: there is nothing to learn")
+    owner = store.episodes.of_row(rows)
+    generator = np.random.default_rng(seed)
+    train, held = pairs.split(labelled, config.holdout, by=config.holdout_by, owner=owner, generator=generator)
+    stack = looks.read(store, source, rows)
+    actions = store.column("action").shape[1] if config.input == "state_action" else 0
+    shape = Shape(stack.shape[1:], actions, labelled.a.shape[1])
+    state = fit.train(config, stack, shape, train, seed=seed, metrics=metrics, name=name, quiet=quiet)
+    found, temperature = _held_out(state.network, stack, held)
+    facts: dict[str, Any] = {
+        "labels": len(labelled),
         "annotator": preferences.annotator,
         "snapshot": preferences.snapshot,
         "store": store.hash,
         "seed": seed,
         "held_out": found,
+        "temperature": temperature,
     }
+    if config.loss in fit.losses.FLIPS:
+        names = sorted(set(preferences.by or (preferences.annotator,)))
+        facts["flip_rates"] = dict(zip(names, state.flip_rates.tolist(), strict=True))
     metrics.write(f"{name}/held_out", config.updates, found)
-    return preference.build(config, network=state.network, camera=camera, facts=facts)
+    support = _support(state.network, state.stack)
+    return preference.build(config, network=state.network, shape=shape, support=support, camera=camera, facts=facts)
 
 
-def _pairs(store: Store, preferences: Preferences, camera: str) -> tuple[np.ndarray, Pairs]:
-    """Global rows of the distinct frames, and the pairs by place among them."""
-    table, sides = store.episodes, []
-    for items in (preferences.a, preferences.b):
-        wrong = next((i for i in items if not isinstance(i, Frame) or i.camera != camera), None)
-        if wrong is not None:
-            raise DataError(f"a label is about {wrong}; frames of camera {camera!r} wanted")
-        sides.append(np.array([table.start[table.index(i.episode)] + i.row for i in items if isinstance(i, Frame)]))
-    rows, place = np.unique(np.concatenate(sides), return_inverse=True)
-    half = len(preferences)
-    return rows, Pairs(place[:half], place[half:], preferences.p_a)
-
-
-def _held_out(state: preference.State, held: Pairs) -> Mapping[str, float]:
+def _held_out(network: Network, stack: np.ndarray, held: Pairs) -> tuple[Mapping[str, float], float]:
+    """Figures on held-out pairs, and the temperature that fits them best."""
     if not len(held):
-        return {"pairs": 0.0}
-    pictures = state.pictures.numpy()
-    scores = [preference.score(state.network, pictures[side]) for side in (held.a, held.b)]
-    return quality.held_out(scores[0], scores[1], held.p_a)
+        return {"pairs": 0.0}, 1.0
+    a, b = (score_clips(network, stack, side) for side in (held.a, held.b))
+    return quality.held_out(a, b, held.p_a), calibration.temperature(a - b, held.p_a)
+
+
+@torch.inference_mode()
+def _support(network: Network, stack: torch.Tensor, *, batch: int = 512) -> Support:
+    return Support.fit(torch.cat([network.features(stack[k : k + batch]) for k in range(0, len(stack), batch)]))

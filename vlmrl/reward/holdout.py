@@ -23,9 +23,12 @@ def kept_aside(
 ) -> tuple[Int64[np.ndarray, " _"], Int64[np.ndarray, " _"]] | None:
     """Training and held-out places of the labels that a reward column was distilled from.
 
-    None where the column tells of other labels, or its own report of what it kept aside does not fit.
+    None where the column tells of other labels, kept whole episodes aside, or its own report of what it kept aside
+    does not fit.
     """
     facts = attributes.get("held_out", {})
+    if attributes.get("config", {}).get("holdout_by", "pairs") != "pairs":
+        return None
     if attributes.get("snapshot") != labels.snapshot or not facts.get("pairs"):
         return None
     generator = np.random.default_rng(int(attributes["seed"]))

@@ -10,6 +10,7 @@ from vlmrl.store.store import Store
 from vlmrl.types import Episode, Frames
 
 IMPORTERS: Mapping[str, Callable[[], ModuleType]] = {
+    "d4rl": lambda: import_module("vlmrl.store.d4rl"),
     "lerobot": lambda: import_module("vlmrl.store.lerobot"),
     "rlds": lambda: import_module("vlmrl.store.rlds"),
 }

@@ -1,0 +1,158 @@
+"""Operations on reward columns: each writes a new column, whose attributes hold every number that it used.
+
+`SHAPINGS` names them; `shape` applies one. Deviations are carried along to first order, as if rows erred independently.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float64
+
+from vlmrl.errors import ConfigError, unknown
+from vlmrl.runfolder import commit
+from vlmrl.store import Store
+
+
+@dataclass(frozen=True)
+class Config:
+    """One operation on one column."""
+
+    operation: str = ""
+    """pessimism, standardise, bounded, difference or potential."""
+    reward: str = ""
+    """Column that it is applied to."""
+    out: str = ""
+    """Name of the new column."""
+    amount: float = 1.0
+    """pessimism: how many deviations are taken off the mean."""
+    references: int = 20
+    """bounded: how many quantiles of the column a reward is compared with."""
+    base: str = ""
+    """potential: the column that is shaped; empty: zero everywhere."""
+    discount: float = 0.99
+    """potential: that of the learner."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """A reward over all rows of a store, with what an operation must know of the rows."""
+
+    mean: Float64[np.ndarray, " N"]
+    std: Float64[np.ndarray, " N"]
+    first: Bool[np.ndarray, " N"]
+    """First row of an episode."""
+    final: Bool[np.ndarray, " N"]
+    """Row whose transition ends its episode for good."""
+
+
+Shaped = tuple[Float64[np.ndarray, " N"], Float64[np.ndarray, " N"], dict[str, Any]]
+
+
+def shape(store: Store, config: Config) -> None:
+    """Write the new column; one of this name that is there already is left as it is.
+
+    Raises:
+        ConfigError: if there is no such operation or column, or a number is impossible.
+    """
+    if config.operation not in SHAPINGS:
+        raise unknown("operation", config.operation, SHAPINGS)
+    if not config.out:
+        raise ConfigError("out is empty: say the new column's name")
+    if config.out in store.rewards():
+        return
+    base = _column(store, config.base) if config.base else None
+    mean, std, used = SHAPINGS[config.operation](_column(store, config.reward), config, base)
+    attributes = {
+        "rewarder": "shaping",
+        "commit": commit(),
+        "operation": config.operation,
+        "of": {config.reward: store.rewards()[config.reward]},
+        **({"base": {config.base: store.rewards()[config.base]}} if config.base else {}),
+        **used,
+    }
+    store.add_reward(config.out, mean.astype(np.float32), std.astype(np.float32), attributes)
+
+
+def _column(store: Store, name: str) -> Column:
+    if name not in store.rewards():
+        raise unknown("reward", name, store.rewards())
+    first, final, table = np.zeros(len(store), bool), np.zeros(len(store), bool), store.episodes
+    first[table.start] = True
+    final[table.stop[table.terminated & (table.length > 1)] - 2] = True
+    mean, std = (store.column(f"reward/{name}/{kind}").astype(np.float64) for kind in ("mean", "std"))
+    return Column(mean, std, first, final)
+
+
+def pessimism(column: Column, config: Config, base: Column | None = None) -> Shaped:
+    """Take amount x deviation off the mean: what members doubt is worth less."""
+    del base
+    return column.mean - config.amount * column.std, column.std, {"amount": config.amount}
+
+
+def standardise(column: Column, config: Config, base: Column | None = None) -> Shaped:
+    """Zero mean and unit deviation over the store. Where episodes end for good, this changes the task."""
+    del config, base
+    shift, scale = float(np.nanmean(column.mean)), float(np.nanstd(column.mean))
+    scale = scale if scale > 0 else 1.0
+    return (column.mean - shift) / scale, column.std / scale, {"shift": shift, "scale": scale}
+
+
+def bounded(column: Column, config: Config, base: Column | None = None) -> Shaped:
+    """Mean over references of sigmoid((r - reference) / scale), minus one half.
+
+    Preference as reward (Fu et al. 2025): how surely a row beats the behaviour, whose rewards' quantiles are the
+    references and whose deviation is the scale. In (-1/2, 1/2): far outliers, where a learned reward is least to be
+    trusted, pay no more than good rows.
+    """
+    del base
+    if config.references < 1:
+        raise ConfigError(f"references is {config.references}, at least 1 wanted")
+    reference = np.nanquantile(column.mean, (np.arange(config.references) + 0.5) / config.references)
+    scale = float(np.nanstd(column.mean)) or 1.0
+    beats = 1 / (1 + np.exp(-(column.mean[:, None] - reference) / scale))
+    slope = (beats * (1 - beats)).mean(1) / scale
+    return beats.mean(1) - 0.5, slope * column.std, {"references": reference.tolist(), "scale": scale}
+
+
+def difference(column: Column, config: Config, base: Column | None = None) -> Shaped:
+    """What the transition gained: the column's value minus that of the row before, so that loitering pays nothing.
+
+    Zero on an episode's first row: what that row shows has no value in a column, whose row i is about row i+1.
+    """
+    del config, base
+    gain = np.where(column.first, 0.0, column.mean - _before(column.mean))
+    return np.where(np.isnan(column.mean), np.nan, gain), _either(column), {}
+
+
+def potential(column: Column, config: Config, base: Column | None = None) -> Shaped:
+    """Add discount x next potential - potential to the base, which leaves the best policy (Ng et al. 1999).
+
+    The column is the potential. What a first row shows counts as worth what the next row shows; where an episode ends
+    for good the potential is 0, without which its best policy would change.
+    """
+    if not 0 < config.discount <= 1:
+        raise ConfigError(f"discount is {config.discount}, above 0 and at most 1 wanted")
+    now = np.where(column.first, column.mean, _before(column.mean))
+    gain = config.discount * np.where(column.final, 0.0, column.mean) - now
+    gain = np.where(np.isnan(column.mean), np.nan, gain)
+    mean, std = (np.zeros_like(gain), np.zeros_like(gain)) if base is None else (base.mean, base.std)
+    return mean + gain, np.hypot(std, _either(column)), {"discount": config.discount}
+
+
+def _before(values: Float64[np.ndarray, " N"]) -> Float64[np.ndarray, " N"]:
+    return np.concatenate([values[:1], values[:-1]])
+
+
+def _either(column: Column) -> Float64[np.ndarray, " N"]:
+    return np.hypot(column.std, np.where(column.first, 0.0, _before(column.std)))
+
+
+SHAPINGS: Mapping[str, Callable[[Column, Config, Column | None], Shaped]] = {
+    "bounded": bounded,
+    "difference": difference,
+    "pessimism": pessimism,
+    "potential": potential,
+    "standardise": standardise,
+}
