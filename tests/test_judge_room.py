@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from vlmrl.cli.judge import configured
+from vlmrl.cli.given import configured
 from vlmrl.encoder import DualEncoder
 from vlmrl.errors import ConfigError, DataError
 from vlmrl.judge import card, dataset, exam, train
@@ -188,11 +188,11 @@ def test_missing_pictures_are_named(tmp_path):
 
 
 def test_settings_are_checked():
-    assert configured(card.CardConfig, ["checkpoint=zeroshot"]).checkpoint == "zeroshot"
+    assert configured(card.CardConfig, ["checkpoint=zeroshot"], where="judge").checkpoint == "zeroshot"
     with pytest.raises(ConfigError, match="checkpoint"):
-        configured(card.CardConfig, ["checkpont=seen"])
+        configured(card.CardConfig, ["checkpont=seen"], where="judge")
     with pytest.raises(ConfigError, match="key=value"):
-        configured(card.CardConfig, ["seen"])
+        configured(card.CardConfig, ["seen"], where="judge")
 
 
 def test_the_curriculum_holds_every_task_of_meta_world_and_some_held_out():

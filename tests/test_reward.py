@@ -81,7 +81,7 @@ def preferences(store: Store, count: int = 300) -> Preferences:
 def fresh(config: Config = SMALL) -> Network:
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return network.build(config, SHAPE)
+        return network.make(config, SHAPE)
 
 
 def untrained(config: Config = SMALL) -> PreferenceReward:

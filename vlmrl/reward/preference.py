@@ -176,7 +176,7 @@ class PreferenceReward:
             raise DataError(f"{folder} was saved by an earlier vlmrl: distill the same labels again, no answer is lost")
         config = configuration.build(Config, content["settings"], where="reward")
         shape = Shape(**content["shape"] | {"row": tuple(content["shape"]["row"])})
-        network, support = networks.build(config, shape), Support(*tensors["support.mean"].shape)
+        network, support = networks.make(config, shape), Support(*tensors["support.mean"].shape)
         for module, prefix in ((network, "network."), (support, "support.")):
             module.load_state_dict({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
         return cls(config, network, shape, support, camera=content["camera"], facts=content["facts"])
