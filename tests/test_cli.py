@@ -100,7 +100,7 @@ def test_a_choice_that_does_not_exist_is_named_with_the_choices() -> None:
         (("label",), "label needs a store"),
         (("label", "labeler=oracle"), "unknown labeler 'oracle'; have: judge, openai, recorded"),
         (("evaluate", "policy=nowhere"), "nowhere"),
-        (("data", "import", "format=lerobt", "source=x", "out=y"), "unknown format 'lerobt'; have: lerobot"),
+        (("data", "import", "format=lerobt", "source=x", "out=y"), "unknown format 'lerobt'; have: d4rl, lerobot"),
         (("data", "show", "nowhere"), "nowhere"),
     ],
 )
