@@ -176,7 +176,7 @@ def test_the_segment_model_s_number_of_a_row_is_the_score_of_the_window_that_end
 )
 def test_choices_that_do_not_go_together_are_refused(settings: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        network.build(dataclasses.replace(VECTORS, **settings), Shape((3,), 0, 2))  # pyright: ignore[reportArgumentType]
+        network.make(dataclasses.replace(VECTORS, **settings), Shape((3,), 0, 2))  # pyright: ignore[reportArgumentType]
 
 
 def test_an_unknown_preference_model_is_named_with_the_choices() -> None:
@@ -203,7 +203,7 @@ def test_regret_recovers_the_best_policy_where_partial_return_cannot() -> None:
 @pytest.mark.parametrize("trunk", ["independent", "shared"])
 def test_only_independent_members_have_trunks_of_their_own(trunk: str) -> None:
     config = dataclasses.replace(VECTORS, trunk=trunk, members=3)
-    made = network.build(config, Shape((4,), 0, 1))
+    made = network.make(config, Shape((4,), 0, 1))
     assert made.features(torch.randn(5, 4)).shape == (5, 3 if trunk == "independent" else 1, 16)
     rewards = made(torch.randn(5, 4))
     assert rewards.shape == (5, 3)
@@ -223,7 +223,7 @@ def test_a_batch_holds_every_row_once_however_many_clips_show_it() -> None:
 
 def test_scores_do_not_depend_on_how_rows_are_chunked() -> None:
     for model in ("mean_return", "segment"):
-        made = network.build(dataclasses.replace(VECTORS, model=model), Shape((4,), 0, 3))
+        made = network.make(dataclasses.replace(VECTORS, model=model), Shape((4,), 0, 3))
         stack = np.random.default_rng(0).normal(size=(9, 4)).astype(np.float32)
         first = np.array([0, 0, 0, 0, 4, 4, 4, 4, 4])
         whole = score(made, stack, first)
@@ -382,7 +382,7 @@ def test_a_reward_learned_from_clips_that_cross_borders_orders_them_and_its_rows
     one, table = store.episode("walk-3"), store.episodes
     found = again.reward(one)[0]
     np.testing.assert_allclose(found, mean[table.start[3] : table.stop[3]], rtol=1e-4, atol=1e-5)
-    assert again.outside(store)[1].shape == (len(store),)
+    assert again.scorer.outside(store)[1].shape == (len(store),)
 
 
 def test_a_reward_of_states_and_actions_judges_the_transition_that_starts_at_its_row(

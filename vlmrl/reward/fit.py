@@ -17,7 +17,7 @@ from vlmrl.nn import Normaliser
 from vlmrl.reward import losses, noise
 from vlmrl.reward.heads import RowHead, SegmentHead
 from vlmrl.reward.inputs import image
-from vlmrl.reward.network import Network, Shape, build, compact, score, score_clips
+from vlmrl.reward.network import Network, Shape, compact, make, score, score_clips
 from vlmrl.reward.pairs import Pairs
 from vlmrl.reward.settings import Config
 from vlmrl.runfolder import Metrics
@@ -62,7 +62,7 @@ def init(config: Config, stack: np.ndarray, shape: Shape, *, annotators: int, se
     normaliser = Normaliser.standard(stack) if stack.ndim == 2 else None
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        network = build(config, shape, normaliser).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        network = make(config, shape, normaliser).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     optimiser = torch.optim.AdamW(network.parameters(), lr=config.lr, weight_decay=config.weight_decay, fused=True)
     rates = torch.full((annotators,), FIRST_FLIP_RATE if config.flip_rate is None else config.flip_rate)
     return State(network, optimiser, torch.from_numpy(stack), rates, torch.Generator().manual_seed(seed))

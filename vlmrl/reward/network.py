@@ -58,7 +58,7 @@ class Network(nn.Module):
         return self.head.clips(self.trunk(x), x, place)
 
 
-def build(config: Config, shape: Shape, normaliser: Normaliser | None = None) -> Network:
+def make(config: Config, shape: Shape, normaliser: Normaliser | None = None) -> Network:
     """A network with fresh weights from torch's global generator; without a normaliser weights are to be loaded.
 
     Raises:
