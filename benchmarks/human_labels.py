@@ -37,7 +37,8 @@ from vlmrl.reward.heads import NO_ROW
 from vlmrl.reward.inputs import load_input
 from vlmrl.reward.network import Shape, score_clips
 from vlmrl.reward.pairs import Pairs
-from vlmrl.reward.preference import Config, source
+from vlmrl.reward.preference import Config
+from vlmrl.reward.scorer import source
 from vlmrl.runfolder import Metrics, write_json
 from vlmrl.store import Store, d4rl
 

@@ -333,7 +333,7 @@ def test_v30_offsets_that_do_not_fit_are_refused(g1: Path, tmp_path: Path) -> No
 
 
 def test_an_unknown_format_lists_those_there_are() -> None:
-    with pytest.raises(ConfigError, match="unknown format 'hdf'; have: lerobot, rlds"):
+    with pytest.raises(ConfigError, match="unknown format 'hdf'; have: d4rl, lerobot, rlds"):
         importer("hdf")
     assert importer("lerobot").Config is Config
 

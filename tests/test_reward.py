@@ -15,6 +15,7 @@ from vlmrl.reward.metrics import held_out, spearman
 from vlmrl.reward.network import Network, Shape, score
 from vlmrl.reward.preference import Config, PreferenceReward
 from vlmrl.reward.relabel import relabel
+from vlmrl.reward.scorer import Scorer
 from vlmrl.reward.support import Support
 from vlmrl.runfolder import Metrics
 from vlmrl.store import Store
@@ -87,7 +88,7 @@ def fresh(config: Config = SMALL) -> Network:
 def untrained(config: Config = SMALL) -> PreferenceReward:
     made = fresh(config)
     support = Support(config.members, made.trunk.features)  # pyright: ignore[reportArgumentType]
-    return preference.build(config, network=made, shape=SHAPE, support=support, camera="judge", facts={})
+    return preference.build(Scorer(config, made.eval(), SHAPE, support, "judge"), facts={})
 
 
 def test_members_of_the_ensemble_do_not_touch_each_other() -> None:
@@ -110,14 +111,14 @@ def test_distilled_reward_orders_unseen_pictures_and_survives_saving(store: Stor
     assert trained.facts["held_out"]["accuracy"] > 0.9
     levels = np.linspace(0, 1, 11)
     pictures = np.stack([bar_picture(level) for level in levels])
-    scores = score(trained.network, pictures)
+    scores = score(trained.scorer.network, pictures)
     assert spearman(scores.mean(1).astype(np.float64), levels) > 0.95
     rows = np.unique(store.frame_rows("judge"))
-    members = score(trained.network, store.frames("judge", rows, SIZE))
+    members = score(trained.scorer.network, store.frames("judge", rows, SIZE))
     assert np.abs(members.mean(0)).max() < 0.05 * members.std()
     trained.save_pretrained(tmp_path / "reward")
     again = PreferenceReward.from_pretrained(tmp_path / "reward")
-    np.testing.assert_array_equal(score(again.network, pictures), scores)
+    np.testing.assert_array_equal(score(again.scorer.network, pictures), scores)
     assert again.facts == trained.facts
     assert metrics.read("reward")[-1]["step"] == SMALL.updates
 
@@ -126,7 +127,7 @@ def test_reward_of_a_row_is_judged_on_the_next_row_and_interpolated_between_pict
     episode = bar_episode(1)
     made = untrained()
     mean, std = made.reward(episode)
-    shown = score(made.network, episode.images["judge"].pixels).mean(1)  # type: ignore[union-attr]
+    shown = score(made.scorer.network, episode.images["judge"].pixels).mean(1)  # type: ignore[union-attr]
     # pictures at rows 0, 3, 6, 9, 12: row 2 is judged on row 3, row 3 one third of the way from row 3 to row 6
     assert mean[2] == pytest.approx(shown[1], abs=1e-6)
     assert mean[3] == pytest.approx(shown[1] + (shown[2] - shown[1]) / 3, abs=1e-6)

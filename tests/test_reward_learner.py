@@ -382,7 +382,7 @@ def test_a_reward_learned_from_clips_that_cross_borders_orders_them_and_its_rows
     one, table = store.episode("walk-3"), store.episodes
     found = again.reward(one)[0]
     np.testing.assert_allclose(found, mean[table.start[3] : table.stop[3]], rtol=1e-4, atol=1e-5)
-    assert again.outside(store)[1].shape == (len(store),)
+    assert again.scorer.outside(store)[1].shape == (len(store),)
 
 
 def test_a_reward_of_states_and_actions_judges_the_transition_that_starts_at_its_row(

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import torch
 
 from vlmrl.errors import DataError
 from vlmrl.reward import calibration, fit, pairs, preference
@@ -13,7 +12,8 @@ from vlmrl.reward.inputs import load_input
 from vlmrl.reward.network import Network, Shape, score_clips
 from vlmrl.reward.pairs import Pairs
 from vlmrl.reward.preference import Config, PreferenceReward
-from vlmrl.reward.support import Support
+from vlmrl.reward.scorer import Scorer, source
+from vlmrl.reward.support import fitted
 from vlmrl.runfolder import Metrics
 from vlmrl.store import Store
 from vlmrl.types import Preferences
@@ -37,16 +37,16 @@ def distill(
         DataError: if labels are about other cameras, or all of them are ties.
     """
     looks = load_input(config.input)
-    source = preference.source(config, camera)
+    where = source(config, camera)
     pictured = config.input in ("image", "embedding")
-    judged = looks.rows(store, source)
-    rows, labelled = pairs.locate(store, preferences, judged, source.cameras if pictured else ())
+    judged = looks.rows(store, where)
+    rows, labelled = pairs.locate(store, preferences, judged, where.cameras if pictured else ())
     if np.all(labelled.p_a == 0.5):
         raise DataError(f"all {len(labelled)} labels are ties: there is nothing to learn")
     owner = store.episodes.of_row(rows)
     generator = np.random.default_rng(seed)
     train, held = pairs.split(labelled, config.holdout, by=config.holdout_by, owner=owner, generator=generator)
-    stack = looks.read(store, source, rows)
+    stack = looks.read(store, where, rows)
     actions = store.column("action").shape[1] if config.input == "state_action" else 0
     shape = Shape(stack.shape[1:], actions, labelled.a.shape[1])
     state = fit.train(config, stack, shape, train, seed=seed, metrics=metrics, name=name, quiet=quiet)
@@ -64,8 +64,8 @@ def distill(
         names = sorted(set(preferences.by or (preferences.annotator,)))
         facts["flip_rates"] = dict(zip(names, state.flip_rates.tolist(), strict=True))
     metrics.write(f"{name}/held_out", config.updates, found)
-    support = _support(state.network, state.stack)
-    return preference.build(config, network=state.network, shape=shape, support=support, camera=camera, facts=facts)
+    scorer = Scorer(config, state.network, shape, fitted(state.network, state.stack), camera)
+    return preference.build(scorer, facts=facts)
 
 
 def _held_out(network: Network, stack: np.ndarray, held: Pairs) -> tuple[Mapping[str, float], float]:
@@ -74,8 +74,3 @@ def _held_out(network: Network, stack: np.ndarray, held: Pairs) -> tuple[Mapping
         return {"pairs": 0.0}, 1.0
     a, b = (score_clips(network, stack, side) for side in (held.a, held.b))
     return quality.held_out(a, b, held.p_a), calibration.temperature(a - b, held.p_a)
-
-
-@torch.inference_mode()
-def _support(network: Network, stack: torch.Tensor, *, batch: int = 512) -> Support:
-    return Support.fit(torch.cat([network.features(stack[k : k + batch]) for k in range(0, len(stack), batch)]))

@@ -5,6 +5,8 @@ import torch
 from jaxtyping import Float, Float32
 from torch import Tensor, nn
 
+from vlmrl.reward.network import Network
+
 EDGE = 0.95
 """Share of the training rows that count as inside."""
 
@@ -46,3 +48,9 @@ class Support(nn.Module):
     def _distance(self, features: Float[Tensor, "M groups F"]) -> Float[Tensor, " M"]:
         centred = (features - self.mean).transpose(0, 1)
         return (centred @ self.whitening.transpose(1, 2)).norm(dim=2).mean(0)
+
+
+@torch.inference_mode()
+def fitted(network: Network, stack: Tensor, *, batch: int = 512) -> Support:
+    """The support of the rows that a network was trained on."""
+    return Support.fit(torch.cat([network.features(stack[k : k + batch]) for k in range(0, len(stack), batch)]))
