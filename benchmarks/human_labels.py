@@ -24,7 +24,9 @@ import json
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -46,10 +48,10 @@ FOLDS = 5
 FLIPPED = 0.3
 RECIPE = Config(
     input="state_action",
-    model="mean_return",
+    model="partial_return",
     members=5,
     hidden=(64, 64),
-    updates=120,
+    updates=60,
     batch=256,
     lr=3e-3,
     weight_decay=1e-2,
@@ -57,7 +59,7 @@ RECIPE = Config(
 )
 ARMS: Mapping[str, Mapping[str, object]] = {
     "recipe": {},
-    "partial return": {"model": "partial_return"},
+    "mean return": {"model": "mean_return"},
     "last row": {"model": "last"},
     "regret": {"model": "regret"},
     "segment": {"model": "segment"},
@@ -130,7 +132,7 @@ def prepare(store: Store, preferences: pairs.Preferences, name: str) -> Data:
     return Data(rows, stack, Shape(stack.shape[1:], actions, labelled.a.shape[1]), labelled, episodes, clean)
 
 
-def folds(data: Data, split: str, seed: int) -> Iterator[tuple[Bool[np.ndarray, " Q"], Bool[np.ndarray, " Q"]]]:
+def folds(data: Data, split: str, seed: int) -> Iterator[tuple[Any, Any]]:
     """Training and test pairs of each fold."""
     generator = np.random.default_rng(seed)
     of = np.resize(np.arange(FOLDS), len(data.labelled) if split == "pairs" else data.episodes.shape[1])
@@ -148,20 +150,21 @@ def predictions(
 ) -> tuple[Float64[np.ndarray, " Q"], list[float]]:
     """Probability that a is better, of the pairs that were tested, NaN of the others; and the estimated flip rates."""
     found, rates = np.full(len(data.labelled), np.nan), []
-    for fold, (train, test) in enumerate(folds(data, split, seed)):
-        chosen = data.labelled.take(train)
+    for fold, (inside, test) in enumerate(folds(data, split, seed)):
+        chosen = data.labelled.take(inside)
         flips = np.random.default_rng([seed, fold]).random(len(chosen)) < flip
         chosen = dataclasses.replace(chosen, p_a=np.where(flips, 1 - chosen.p_a, chosen.p_a).astype(np.float32))
-        state = fit.train(
-            config, data.stack, data.shape, chosen, seed=seed * FOLDS + fold, metrics=metrics, name="r", quiet=True
-        )
+        train = partial(fit.train, annotators=1, seed=seed * FOLDS + fold, metrics=metrics, name="r", quiet=True)
+        state = train(config, data.stack, data.shape, chosen)
         a, b = (score_clips(state.network, data.stack, side[test]) for side in (data.labelled.a, data.labelled.b))
-        found[test] = calibration.probability(a - b)
+        found[test] = calibration.pooled(a - b)
         rates.append(float(state.flip_rates[0]))
     return found, rates
 
 
-def cached(data: Mapping[str, Data], out: Path, arm: Mapping[str, object], split: str, seed: int, flip: float) -> dict:
+def cached(
+    data: Mapping[str, Data], out: Path, arm: Mapping[str, object], split: str, seed: int, flip: float
+) -> dict[str, Any]:
     """Predictions of one arm, read where they are there."""
     config = dataclasses.replace(RECIPE, **arm)  # pyright: ignore[reportArgumentType]
     settings = dataclasses.asdict(config) | {"split": split, "seed": seed, "flip": flip}
@@ -211,11 +214,19 @@ def percent(values: Float64[np.ndarray, " Q"], episodes: Bool[np.ndarray, "Q E"]
     return f"{100 * mean:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
 
 
-def sureness(p: Float64[np.ndarray, "S Q"], p_a: Float64[np.ndarray, " Q"], which: Bool[np.ndarray, " Q"]) -> float:
-    """Calibration error over tested pairs of all seeds."""
-    p, which = p[:, which & (p_a != 0.5)], p_a[which & (p_a != 0.5)]
+def sureness(p: Float64[np.ndarray, "S Q"], p_a: Float64[np.ndarray, " Q"], which: Bool[np.ndarray, " Q"]) -> str:
+    """Calibration error over tested pairs of all seeds, as trained and after calibration on the other half of them."""
+    p, p_a = p[:, which & (p_a != 0.5)], p_a[which & (p_a != 0.5)]
+    after, half = np.full_like(p, np.nan), np.random.default_rng(0).random(len(p_a)) < 0.5
+    for own in (half, ~half):
+        seed, pair = np.nonzero(~np.isnan(p) & ~own)
+        after[:, own] = calibration.calibrated(p[:, own], calibration.temperature(p[seed, pair], p_a[pair]))
+    return " ".join(f"{error(q, p_a):.3f}" for q in (p, after))
+
+
+def error(p: Float64[np.ndarray, "S Q"], p_a: Float64[np.ndarray, " Q"]) -> float:
     known = ~np.isnan(p)
-    right = ((p > 0.5) == (which > 0.5))[known]
+    right = ((p > 0.5) == (p_a > 0.5))[known]
     return calibration_error(np.maximum(p, 1 - p)[known], right)
 
 
@@ -238,16 +249,17 @@ def baseline(store: Store, data: Data) -> str:
 def table(data: Mapping[str, Data], out: Path, *, seeds: int) -> None:
     """Every arm on labels as people gave them."""
     print(f"recipe: {RECIPE}\n{seeds} seeds of {FOLDS} folds\n")
-    head = f"{'clean, over pairs':>20} {'ECE':>5} {'clean, over episodes':>22} {'ECE':>5} {'crossing, over pairs':>21}"
+    ece = "ECE, calib."
+    head = f"{'clean, over pairs':>20} {ece} {'clean, over episodes':>22} {ece} {'crossing, over pairs':>21}"
     print(f"{'':26}{head}")
     for name, arm in ARMS.items():
         own = data[str(arm.get("input", RECIPE.input))]
-        p_a, cells = own.labelled.p_a, []
+        p_a, cells, crossing = own.labelled.p_a, list[str](), ""
         for split in ("pairs", "episodes"):
             p, _ = measured(data, out, arm, split, seeds)
             right = correct(p, p_a)
             cells.append(f"{percent(np.where(own.clean, right, np.nan), own.episodes):>20}")
-            cells.append(f"{sureness(p, p_a, own.clean):.3f}")
+            cells.append(sureness(p, p_a, own.clean))
             if split == "pairs":
                 crossing = percent(np.where(own.clean, np.nan, right), own.episodes)
         print(f"{name:26}{cells[0]} {cells[1]} {cells[2]:>22} {cells[3]} {crossing:>21}", flush=True)
@@ -258,7 +270,7 @@ def noisy(data: Mapping[str, Data], out: Path, *, seeds: int) -> None:
     own, split = data[RECIPE.input], "pairs"
     p_a = own.labelled.p_a
     print(f"\n{FLIPPED:.0%} of the training labels flipped, {seeds} seeds, clean pairs, split over pairs")
-    print(f"{'':26}{'accuracy':>20} {'minus Bradley-Terry':>22} {'ECE':>5}  rate")
+    print(f"{'':26}{'accuracy':>20} {'minus Bradley-Terry':>22} ECE, calib.  rate")
     plain = None
     for name, arm in NOISY.items():
         p, rate = measured(data, out, arm, split, seeds, FLIPPED)
@@ -266,7 +278,7 @@ def noisy(data: Mapping[str, Data], out: Path, *, seeds: int) -> None:
         plain = right if plain is None else plain
         against = percent(right - plain, own.episodes) if name != "Bradley-Terry" else ""
         print(
-            f"{name:26}{percent(right, own.episodes):>20} {against:>22} {sureness(p, p_a, own.clean):.3f}  {rate:.2f}",
+            f"{name:26}{percent(right, own.episodes):>20} {against:>22} {sureness(p, p_a, own.clean)}  {rate:.2f}",
             flush=True,
         )
 

@@ -31,12 +31,11 @@ Table = Float64[np.ndarray, "rooms 2"]
 
 def advantages(reward: Table, *, alpha: float = 0.0) -> Table:
     """Optimal advantages of a reward, by value iteration; with alpha > 0 those of the entropy-regularised optimum."""
-    value = np.zeros(ROOMS + 1)
+    value, action_value = np.zeros(ROOMS + 1), reward
     for _ in range(2_000):
-        after = np.stack([value[:-1], value[1:]], axis=1)
-        action_value = reward + DISCOUNT * after
         soft = alpha * np.logaddexp.reduce(action_value / alpha, axis=1) if alpha else action_value.max(1)
-        value = np.append(soft, 0.0)
+        value[:-1] = soft
+        action_value = reward + DISCOUNT * np.stack([value[:-1], value[1:]], axis=1)
     return action_value - value[:-1, None]
 
 

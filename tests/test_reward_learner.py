@@ -238,8 +238,10 @@ def test_the_temperature_of_an_ensemble_that_is_twice_too_sure_is_two() -> None:
     generator = np.random.default_rng(0)
     true = generator.normal(0, 2, 20_000)
     p_a = 1 / (1 + np.exp(-true))
-    assert calibration.temperature(2 * true[:, None], p_a) == pytest.approx(2, rel=1e-2)
-    assert calibration.probability(np.array([[2.0, 0.0]]), 2.0)[0] == pytest.approx((1 / (1 + math.exp(-1)) + 0.5) / 2)
+    pooled = calibration.pooled(2 * true[:, None])
+    assert calibration.temperature(pooled, p_a) == pytest.approx(2, rel=1e-2)
+    np.testing.assert_allclose(calibration.calibrated(pooled, 2.0), p_a, atol=1e-5)
+    assert calibration.pooled(np.array([[2.0, 0.0]]))[0] == pytest.approx((1 / (1 + math.exp(-2)) + 0.5) / 2)
 
 
 def test_rows_unlike_those_of_the_training_lie_outside_of_its_support() -> None:
@@ -410,7 +412,9 @@ def test_the_vote_mends_labels_before_the_second_training(store: Store) -> None:
     stack = store.column("obs/state")[rows]
     config = dataclasses.replace(VECTORS, model="mean_return", members=7, loss="votes", updates=100)
     metrics = Metrics(store.path / "metrics.jsonl")
-    state = fit.train(config, stack, Shape((2,), 0, 4), found, seed=0, metrics=metrics, name="r", quiet=True)
+    state = fit.train(
+        config, stack, Shape((2,), 0, 4), found, annotators=1, seed=0, metrics=metrics, name="r", quiet=True
+    )
     assert [bool(metrics.read(name)) for name in ("r/votes", "r")] == [True, True]
     difference = (score_clips(state.network, stack, found.a) - score_clips(state.network, stack, found.b)).mean(1)
     assert ((difference > 0) == (true > 0.5)).mean() > 0.9

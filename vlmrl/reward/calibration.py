@@ -1,25 +1,34 @@
-"""How sure an ensemble should be: the temperature that makes its probabilities mean what they say (Guo et al. 2017)."""
+"""How sure an ensemble should be: members are pooled, then calibrated (Guo et al. 2017; Rahaman and Thiery 2021).
+
+The mean of the members' probabilities is more modest than each of them, and may be too modest.
+"""
 
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Float64
 from scipy.optimize import minimize_scalar
+from scipy.special import expit, logit
 
 RANGE = (0.05, 20.0)
 
 
-def probability(difference: Float[np.ndarray, "Q members"], temperature: float = 1.0) -> Float64[np.ndarray, " Q"]:
-    """That a is better: the mean over members of sigmoid(difference / temperature)."""
-    return (1 / (1 + np.exp(-np.clip(difference.astype(np.float64) / temperature, -500, 500)))).mean(1)
+def pooled(difference: Float[np.ndarray, "Q members"]) -> Float64[np.ndarray, " Q"]:
+    """Probability that a is better: mean over members of sigmoid(score(a) - score(b)), kept from 0 and 1."""
+    return np.clip(expit(difference.astype(np.float64)).mean(1), 1e-12, 1 - 1e-12)
 
 
-def temperature(difference: Float[np.ndarray, "Q members"], p_a: Float[np.ndarray, " Q"]) -> float:
-    """The temperature of least log-loss on pairs that the ensemble was not trained on; above 1 it was too sure."""
+def calibrated(p: Float64[np.ndarray, " Q"], temperature: float) -> Float64[np.ndarray, " Q"]:
+    """sigmoid(logit(p) / temperature)."""
+    return expit(logit(p) / temperature)
+
+
+def temperature(p: Float64[np.ndarray, " Q"], p_a: Float[np.ndarray, " Q"]) -> float:
+    """The temperature of least log-loss on pairs that no member was trained on; above 1 the ensemble was too sure."""
 
     def log_loss(log: float) -> float:
-        p = np.clip(probability(difference, float(np.exp(log))), 1e-9, 1 - 1e-9)
-        return float(-(p_a * np.log(p) + (1 - p_a) * np.log(1 - p)).mean())
+        q = np.clip(calibrated(p, float(np.exp(log))), 1e-9, 1 - 1e-9)
+        return float(-(p_a * np.log(q) + (1 - p_a) * np.log(1 - q)).mean())
 
     found: Any = minimize_scalar(log_loss, bounds=tuple(np.log(RANGE)), method="bounded")
     return float(np.exp(found.x))

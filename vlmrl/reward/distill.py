@@ -49,7 +49,10 @@ def distill(
     stack = looks.read(store, where, rows)
     actions = store.column("action").shape[1] if config.input == "state_action" else 0
     shape = Shape(stack.shape[1:], actions, labelled.a.shape[1])
-    state = fit.train(config, stack, shape, train, seed=seed, metrics=metrics, name=name, quiet=quiet)
+    names = sorted(set(preferences.by or (preferences.annotator,)))
+    state = fit.train(
+        config, stack, shape, train, annotators=len(names), seed=seed, metrics=metrics, name=name, quiet=quiet
+    )
     found, temperature = _held_out(state.network, stack, held)
     facts: dict[str, Any] = {
         "labels": len(labelled),
@@ -61,7 +64,6 @@ def distill(
         "temperature": temperature,
     }
     if config.loss in fit.losses.FLIPS:
-        names = sorted(set(preferences.by or (preferences.annotator,)))
         facts["flip_rates"] = dict(zip(names, state.flip_rates.tolist(), strict=True))
     metrics.write(f"{name}/held_out", config.updates, found)
     scorer = Scorer(config, state.network, shape, fitted(state.network, state.stack), camera)
@@ -69,8 +71,8 @@ def distill(
 
 
 def _held_out(network: Network, stack: np.ndarray, held: Pairs) -> tuple[Mapping[str, float], float]:
-    """Figures on held-out pairs, and the temperature that fits them best."""
+    """Figures on held-out pairs, before calibration, and the temperature that calibrates them."""
     if not len(held):
         return {"pairs": 0.0}, 1.0
     a, b = (score_clips(network, stack, side) for side in (held.a, held.b))
-    return quality.held_out(a, b, held.p_a), calibration.temperature(a - b, held.p_a)
+    return quality.held_out(a, b, held.p_a), calibration.temperature(calibration.pooled(a - b), held.p_a)

@@ -4,7 +4,8 @@ One update touches each row of a batch once, however many of its clips show it.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -127,17 +128,19 @@ def train(
     shape: Shape,
     pairs: Pairs,
     *,
+    annotators: int,
     seed: int,
     metrics: Metrics,
     name: str,
     quiet: bool,
 ) -> State:
     """An ensemble trained on pairs; with the loss `votes` twice, the second time on labels that the first voted on."""
+    once = partial(_train, config, stack, shape, annotators=annotators, seed=seed, metrics=metrics, quiet=quiet)
     if config.loss == "votes":
-        first = _train(config, stack, shape, pairs, seed=seed, metrics=metrics, name=f"{name}/votes", quiet=quiet)
+        first = once(pairs, name=f"{name}/votes")
         votes, p_a = _votes(first.network, stack, pairs, _bootstrap(config, pairs, seed)), pairs.p_a.astype(np.float64)
-        pairs = Pairs(pairs.a, pairs.b, noise.revised(votes, p_a).astype(np.float32), pairs.annotator)
-    return _train(config, stack, shape, pairs, seed=seed, metrics=metrics, name=name, quiet=quiet)
+        pairs = replace(pairs, p_a=noise.revised(votes, p_a).astype(np.float32))
+    return once(pairs, name=name)
 
 
 def _bootstrap(config: Config, pairs: Pairs, seed: int) -> Float[Tensor, "Q members"]:
@@ -150,12 +153,13 @@ def _train(
     shape: Shape,
     pairs: Pairs,
     *,
+    annotators: int,
     seed: int,
     metrics: Metrics,
     name: str,
     quiet: bool,
 ) -> State:
-    state = init(config, stack, shape, annotators=int(pairs.annotator.max()) + 1, seed=seed)
+    state = init(config, stack, shape, annotators=annotators, seed=seed)
     generator = torch.Generator().manual_seed(seed)
     weight = bootstrap(config, pairs, generator=generator)
     estimated = config.loss in losses.FLIPS and config.flip_rate is None

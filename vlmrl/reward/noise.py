@@ -6,6 +6,7 @@ may have learned its label by heart, and says nothing about it.
 
 import numpy as np
 from jaxtyping import Float64, Int64
+from scipy.special import expit
 
 MOST = 0.45
 """At one half labels say nothing, and the robust loss divides by zero."""
@@ -16,8 +17,7 @@ def out_of_bag(
 ) -> Float64[np.ndarray, " Q"]:
     """Probability that a is better: mean over the members that have not seen the pair, NaN where all have."""
     unseen = bootstrap == 0
-    total = np.where(unseen, 1 / (1 + np.exp(-difference)), 0).sum(1)
-    return np.where(unseen.any(1), total / np.maximum(unseen.sum(1), 1), np.nan)
+    return np.where(unseen.any(1), (expit(difference) * unseen).sum(1) / np.maximum(unseen.sum(1), 1), np.nan)
 
 
 def flip_rates(
