@@ -51,6 +51,7 @@ def test_losses_equal_their_formulas() -> None:
     sure = 1 / (1 + math.exp(-2))
     seen = 0.8 * sure + 0.2 * (1 - sure)
     wanted = {
+        "absolute": [1 - sure, sure, sure - 0.5],
         "bradley_terry": [right, wrong, (right + wrong) / 2],
         "smoothed": [0.8 * right + 0.2 * wrong, 0.2 * right + 0.8 * wrong, (right + wrong) / 2],
         "robust": [(0.8 * right - 0.2 * wrong) / 0.6, (0.8 * wrong - 0.2 * right) / 0.6, (right + wrong) / 2],
@@ -102,7 +103,7 @@ def test_the_channel_gives_up_on_a_pair_that_contradicts_all_others() -> None:
 
 
 def test_an_unknown_loss_is_named_with_the_choices() -> None:
-    with pytest.raises(ConfigError, match="unknown loss 'hinge'; have: bradley_terry, channel, confidence"):
+    with pytest.raises(ConfigError, match="unknown loss 'hinge'; have: absolute, bradley_terry, channel"):
         losses.pick("hinge")
 
 

@@ -48,6 +48,14 @@ def shaped(store: Store, operation: str, **settings: object) -> tuple[list[float
     return store.column("reward/new/mean").tolist(), store.column("reward/new/std").tolist()
 
 
+def test_gain_since_the_start_is_zero_at_the_start_and_says_what_it_removed(store: Store) -> None:
+    mean, std = shaped(store, "since_start")
+    assert mean == near([0, 2, 1, NAN, 0, 6, NAN])
+    assert std == near([0, math.hypot(1, 0.5), 0.5, NAN, 0, 2, NAN])
+    # Offsets 1, 1, 1, -1, -1 around their mean, against the column's own variance.
+    assert store.rewards()["new"]["removed"] == pytest.approx(0.96 / 4)
+
+
 def near(values: list[float]) -> object:
     return pytest.approx(values, nan_ok=True, rel=1e-5)
 

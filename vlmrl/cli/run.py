@@ -25,6 +25,7 @@ from vlmrl.policy import LearnedPolicy
 from vlmrl.reward import rewarder
 from vlmrl.reward.preference import PreferenceReward
 from vlmrl.reward.relabel import relabel
+from vlmrl.reward.shaping import derived
 from vlmrl.runfolder import masked, provenance, write_json
 from vlmrl.sim import Task
 from vlmrl.store import Store
@@ -119,8 +120,9 @@ def reward_columns(
         for arm in config.arms:
             if arm == "learned" and labels is not None:
                 trained = PreferenceReward.from_pretrained(folder / "rewards" / f"seed{seed}")
-                columns[arm, seed] = labeling.column(labels.preferences, trained)
-                relabel(store, trained, labeling.column(labels.preferences, trained))
+                name = labeling.column(labels.preferences, trained)
+                relabel(store, trained, name)
+                columns[arm, seed] = derived(store, name, config.shaping)
                 print(f"reward, seed {seed}: held out {labeling.quality(trained.facts['held_out'])}")
             elif arm in ("constant", "ground_truth"):
                 module = rewarder(arm)

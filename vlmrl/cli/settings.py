@@ -61,6 +61,8 @@ class RunConfig:
     ledger: str = "runs/labels.db"
     """Where answers are kept, so that none is paid for twice."""
     reward: RewardConfig = field(default_factory=RewardConfig)
+    shaping: tuple[str, ...] = ("since_start",)
+    """Operations on the learned column, in turn: those of `vlmrl data shape`."""
     bc: BcConfig = field(default_factory=BcConfig)
     learner: Any = None
     """Algorithm of the arms constant, learned and ground_truth."""

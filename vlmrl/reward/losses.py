@@ -65,7 +65,22 @@ def confidence(
     return weight * bradley_terry(difference, torch.where(p_a == 0.5, p_a, (p_a > 0.5).to(p_a.dtype)))
 
 
+def absolute(
+    difference: Float[Tensor, "..."], p_a: Float[Tensor, "..."], flip: Float[Tensor, "..."] | None = None
+) -> Float[Tensor, "..."]:
+    """|sigmoid(d) - p|: the median of the answers that a pair would get, where the other losses take their mean.
+
+    As long as fewer than half of its answers would be wrong the median is the right one, at whatever rate, and where
+    most pairs are ties it is exactly a tie: no rate is needed, and none is estimated. A label that contradicts all
+    others soon costs no gradient, which is also why it learns slowly where labels are few (Ghosh, Kumar and Sastry
+    2017, "Robust loss functions under label noise for deep neural networks").
+    """
+    del flip
+    return (torch.sigmoid(difference) - p_a).abs()
+
+
 LOSSES: Mapping[str, Loss] = {
+    "absolute": absolute,
     "bradley_terry": bradley_terry,
     "channel": channel,
     "confidence": confidence,

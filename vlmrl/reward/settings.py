@@ -12,7 +12,7 @@ class Config:
     """What it looks at."""
     model: Literal["partial_return", "mean_return", "last", "regret", "segment"] = "partial_return"
     """How rewards of rows make the score of a clip; for single frames the first three are the same."""
-    loss: Literal["bradley_terry", "smoothed", "robust", "channel", "confidence", "votes"] = "bradley_terry"
+    loss: Literal["absolute", "bradley_terry", "smoothed", "robust", "channel", "confidence", "votes"] = "absolute"
     """How wrong labels are dealt with."""
     flip_rate: float | None = None
     """Share of labels that are taken for flipped, by the losses smoothed, robust and channel; null: estimated for each
@@ -32,7 +32,7 @@ class Config:
     """Whose embeddings are read (input embedding): the built-in judge, or a CLIP or SigLIP by folder or hub id."""
     hidden: tuple[int, ...] = (64, 64)
     """Layers of all inputs but image; empty: linear."""
-    updates: int = 1_500
+    updates: int = 500
     batch: int = 64
     """Pairs an update."""
     lr: float = 3e-4

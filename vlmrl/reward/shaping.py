@@ -3,7 +3,7 @@
 `SHAPINGS` names them; `shape` applies one. Deviations are carried along to first order, as if rows erred independently.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,7 @@ class Config:
     """One operation on one column."""
 
     operation: str = ""
-    """pessimism, standardise, bounded, difference or potential."""
+    """pessimism, standardise, since_start, bounded, difference or potential."""
     reward: str = ""
     """Column that it is applied to."""
     out: str = ""
@@ -50,6 +50,19 @@ class Column:
 Shaped = tuple[Float64[np.ndarray, " N"], Float64[np.ndarray, " N"], dict[str, Any]]
 
 
+def derived(store: Store, reward: str, operations: Sequence[str]) -> str:
+    """Apply operations in turn, each with its default settings; the name of the last column.
+
+    Raises:
+        ConfigError: if there is no such operation.
+    """
+    for operation in operations:
+        out = f"{reward}-{operation}"
+        shape(store, Config(operation, reward, out))
+        reward = out
+    return reward
+
+
 def shape(store: Store, config: Config) -> None:
     """Write the new column; one of this name that is there already is left as it is.
 
@@ -64,25 +77,32 @@ def shape(store: Store, config: Config) -> None:
         return
     base = _column(store, config.base) if config.base else None
     mean, std, used = SHAPINGS[config.operation](_column(store, config.reward), config, base)
+    source = store.rewards()[config.reward]
     attributes = {
         "rewarder": "shaping",
         "commit": commit(),
         "operation": config.operation,
-        "of": {config.reward: store.rewards()[config.reward]},
+        "of": {config.reward: source},
+        **({"camera": source["camera"]} if "camera" in source else {}),
         **({"base": {config.base: store.rewards()[config.base]}} if config.base else {}),
         **used,
     }
     store.add_reward(config.out, mean.astype(np.float32), std.astype(np.float32), attributes)
 
 
-def _column(store: Store, name: str) -> Column:
-    if name not in store.rewards():
-        raise unknown("reward", name, store.rewards())
+def column_of(store: Store, mean: Float64[np.ndarray, " N"], std: Float64[np.ndarray, " N"]) -> Column:
+    """A reward over all rows of a store, whether it is written there or not."""
     first, final, table = np.zeros(len(store), bool), np.zeros(len(store), bool), store.episodes
     first[table.start] = True
     final[table.stop[table.terminated & (table.length > 1)] - 2] = True
-    mean, std = (store.column(f"reward/{name}/{kind}").astype(np.float64) for kind in ("mean", "std"))
     return Column(mean, std, first, final)
+
+
+def _column(store: Store, name: str) -> Column:
+    if name not in store.rewards():
+        raise unknown("reward", name, store.rewards())
+    mean, std = (store.column(f"reward/{name}/{kind}").astype(np.float64) for kind in ("mean", "std"))
+    return column_of(store, mean, std)
 
 
 def pessimism(column: Column, config: Config, base: Column | None = None) -> Shaped:
@@ -97,6 +117,26 @@ def standardise(column: Column, config: Config, base: Column | None = None) -> S
     shift, scale = float(np.nanmean(column.mean)), float(np.nanstd(column.mean))
     scale = scale if scale > 0 else 1.0
     return (column.mean - shift) / scale, column.std / scale, {"shift": shift, "scale": scale}
+
+
+def since_start(column: Column, config: Config, base: Column | None = None) -> Shaped:
+    """What was gained since the start of the episode: the column minus its first value there.
+
+    A judge of single pictures also judges the scene: it may like a drawer better that stands further left. What a
+    policy cannot change it cannot earn: taking it off leaves the best policy from every start. Left in, it may be
+    larger than what the policy can change, and the learner spends itself on it. `removed` is its share of the variance.
+    Not for logs whose episodes start at any stage of the task (cut from longer ones), or end early for good.
+    """
+    del config, base
+    mean, std = column.mean.copy(), column.std.copy()
+    for rows in np.split(np.arange(len(mean)), np.flatnonzero(column.first)[1:]):
+        known = rows[~np.isnan(mean[rows])]
+        if len(known):
+            mean[rows] -= mean[known[0]]
+            std[rows] = np.hypot(std[rows], std[known[0]])
+            std[known[0]] = 0.0
+    removed = float(np.nanvar(column.mean - mean) / (np.nanvar(column.mean) or 1.0))
+    return mean, std, {"removed": removed}
 
 
 def bounded(column: Column, config: Config, base: Column | None = None) -> Shaped:
@@ -154,5 +194,6 @@ SHAPINGS: Mapping[str, Callable[[Column, Config, Column | None], Shaped]] = {
     "difference": difference,
     "pessimism": pessimism,
     "potential": potential,
+    "since_start": since_start,
     "standardise": standardise,
 }

@@ -35,10 +35,11 @@ class Curve:
 
 
 def columns(run: Run, store: Store) -> dict[int, str]:
-    """The store's reward column of each seed, by the labels that made it."""
+    """The store's reward column of each seed, by the labels that made it, shaped as its policy saw it."""
     snapshot = (run.labels or {}).get("snapshot")
+    suffix = "".join(f"-{operation}" for operation in run.config.get("shaping", ()))
     found = {
-        int(attributes["seed"]): name
+        int(attributes["seed"]): name + suffix
         for name, attributes in store.rewards().items()
         if snapshot and attributes.get("snapshot") == snapshot and int(attributes.get("seed", -1)) in run.rewards
     }
