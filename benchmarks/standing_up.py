@@ -166,7 +166,9 @@ def labelled(job: Job, store: Store) -> Preferences:
         labeler = asdict(judge.Config(checkpoint=job.labels)) | {"name": "judge"}
     else:
         wrong = LIKE.get(job.labels) or {"error_rate": int(job.labels) / 100}
-        labeler = asdict(scripted.Config(**wrong, equal=0.05, seed=job.seed)) | {"name": "scripted"}
+        # The judges' shares are counted over all pairs that differ at all.
+        equal = 0.0 if job.labels in LIKE else 0.05
+        labeler = asdict(scripted.Config(**wrong, equal=equal, seed=job.seed)) | {"name": "scripted"}
     folder = Path(job.out) / "ledgers"
     folder.mkdir(parents=True, exist_ok=True)
     return annotate(

@@ -45,6 +45,15 @@ def test_help_names_every_setting_of_the_composed_configuration(name: str) -> No
             assert all(f"  {n}" in text for n in nested), key
 
 
+@pytest.mark.parametrize("labeler", sorted(jobs.JOBS["label"].groups["labeler"]))
+def test_help_shows_the_defaults_that_hold(labeler: str) -> None:
+    text = help.text("label", jobs.JOBS["label"].config, jobs.JOBS["label"].groups)
+    about = text.split(f"settings of labeler={labeler}:")[1].split("settings of ")[0]
+    for key, value in configuration.compose("label", [f"labeler={labeler}"])["labeler"].items():
+        if isinstance(value, float):
+            assert f"  labeler.{key}={value}" in about
+
+
 def test_settings_that_a_file_repeats_differ_from_the_default(root: Path) -> None:
     """conf/ holds only what differs from the dataclass."""
     for path in (root / "conf" / "learner").glob("*.yaml"):

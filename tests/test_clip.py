@@ -192,6 +192,8 @@ def test_prompts_that_do_not_fit_are_refused_before_any_picture_is_encoded(encod
         clip.build(config(goals=("a", "b"), baselines=("c",)), encoder=encoder)
     with pytest.raises(ConfigError, match="no baseline"):
         clip.build(config(goals=("a",), alpha=0.5), encoder=encoder)
+    with pytest.raises(ConfigError, match="no baseline"):
+        config(alpha=0.5)  # without a goal, where each episode has its own sentence
     with pytest.raises(ConfigError, match="camera is null"):
         clip.build(clip.Config(), encoder=encoder)
     store.append([episode(4, sentence="")])

@@ -120,6 +120,13 @@ def test_huge_differences_overflow_nothing():
             {"temperature": 1.0},
             "judge seen (sentence seen in training, uncalibrated)",
         ),
+        (
+            FACTS,
+            "judge seen",
+            "open the drawer",
+            {"goals": ("open the drawer", "Open the drawer.")},
+            "judge seen (sentence seen in training, uncalibrated)",
+        ),
         ({}, "openai/clip", "open the drawer", {}, "judge openai/clip (uncalibrated)"),
     ],
 )
@@ -161,7 +168,9 @@ def test_a_question_is_what_decides_its_answer_and_nothing_else():
     [
         ({"temperature": 0.0}, "temperature 0"),
         ({"threshold": 0.4}, "threshold 0"),
-        ({"alpha": 0.5}, "without baselines"),
+        ({"alpha": 0.5}, "there is no baseline"),
+        ({"alpha": 2.0, "baselines": ("a drawer",)}, "alpha is 2"),
+        ({"baselines": ("a drawer", "a table")}, "1 goals and 2 baselines"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(settings, message):

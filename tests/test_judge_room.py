@@ -10,13 +10,13 @@ import torch
 from vlmrl.cli.given import configured
 from vlmrl.encoder import DualEncoder
 from vlmrl.errors import ConfigError, DataError
-from vlmrl.judge import card, dataset, exam, train
+from vlmrl.judge import card, dataset, exam, features, make, train
 from vlmrl.judge.card_pictures import draw_deciles, draw_pairs, examples
 from vlmrl.judge.card_text import markdown
 from vlmrl.judge.curriculum import Lesson, lessons
 from vlmrl.judge.scenes import Pictures, near_view
 from vlmrl.judge.stress import alter, unrelated
-from vlmrl.tower import JudgeVisionConfig, Tail
+from vlmrl.tower import JudgeVisionConfig, JudgeVisionModel, Tail
 
 TABLE = [
     Lesson("a-v3", ("open it", "pull it open"), against=("close it",)),
@@ -168,6 +168,13 @@ def test_the_card_states_its_numbers(exam_of_level, tmp_path):
     assert all((tmp_path / f"{name}.png").stat().st_size > 10_000 for name in ("deciles", "pairs"))
 
 
+def test_the_card_names_views_from_which_a_task_is_no_better_than_a_coin(exam_of_level):
+    tasks = exam_of_level.figures["tasks"]
+    weak = tasks["b-v3"] | {"paper": tasks["b-v3"]["paper"] | {"accuracy": 0.3, "low": 0.25}}
+    text = markdown({**exam_of_level.figures, "tasks": tasks | {"b-v3": weak}}, "seen")
+    assert "the interval reaches 50 %): b-v3 (paper views 30.0 %)." in text
+
+
 def test_examples_are_right_or_wrong_and_held_out_first(exam_of_level):
     best = examples(exam_of_level.parts, right=True)
     assert best[0].part.lesson.name == "c-v3"
@@ -183,7 +190,7 @@ def test_altering_twice_the_mirror_is_nothing():
 
 
 def test_missing_pictures_are_named(tmp_path):
-    with pytest.raises(DataError, match="no test pictures of 50 tasks"):
+    with pytest.raises(DataError, match=r"no test pictures of 50 tasks .* vlmrl judge pictures out="):
         card.main(card.CardConfig(pictures=str(tmp_path)))
 
 
@@ -238,3 +245,27 @@ def test_a_near_view_is_a_camera_near_the_given_one():
         assert right @ known / np.linalg.norm(known) > np.cos(np.radians(20))
         assert np.linalg.norm(np.asarray(camera.position) - dataset.PAPER.position) < 0.3
         assert (camera.crop, camera.flip) == (dataset.PAPER.crop, dataset.PAPER.flip)
+
+
+def test_a_tail_is_trained_alike_again_whatever_was_drawn_before(tmp_path, monkeypatch):
+    lesson = TABLE[0]
+    generator = np.random.default_rng(0)
+    width = 32 * 16 * 16 + 64 * 8 * 8
+    seen = features.Seen(
+        lesson,
+        generator.normal(size=(4, width)).astype(np.float16),
+        np.array([0, 0.3, 0.6, 1], np.float32),
+        np.zeros(4, np.int32),
+    )
+    monkeypatch.setattr(features, "load", lambda folder, names, split: [seen])
+    monkeypatch.setattr(
+        features, "tower", lambda weights, *, dropout: JudgeVisionModel(JudgeVisionConfig(dropout=dropout))
+    )
+    said = [p for s in lesson.sentences + lesson.against for p in train.phrases(s)]
+    vectors = {p: generator.normal(size=4).astype(np.float32) for p in said}
+    config = make.MakeConfig("", "", train=train.Config(updates=1, scenes=2, pictures=2))
+    found = []
+    for name in ("one", "two"):
+        torch.rand(len(name) + len(found))
+        found.append(make.trained(tmp_path, name, [lesson], vectors, config).state_dict())
+    assert all(torch.equal(value, found[1][key]) for key, value in found[0].items())

@@ -127,22 +127,31 @@ def vlmrm_reward(
     Raises:
         ConfigError: if goals and baselines differ in number or coincide, or alpha wants baselines.
     """
-    if baselines is not None and len(baselines) != len(goals):
-        raise ConfigError(f"{len(goals)} goals and {len(baselines)} baselines: equal numbers wanted (or no baseline)")
-    if not 0 <= alpha <= 1:
-        raise ConfigError(f"alpha is {alpha}: 0 (the cosine) to 1 (only the direction from baseline to goal) wanted")
+    check_prompts(len(goals), 0 if baselines is None else len(baselines), alpha)
     goal = goals.mean(0, dtype=np.float64).astype(np.float32)
     offset = images.astype(np.float32, copy=False) - goal
     square = np.einsum("nd,nd->n", offset, offset)
-    if alpha == 0:
+    if alpha == 0 or baselines is None:
         return 1 - square / 2
-    if baselines is None:
-        raise ConfigError(f"alpha is {alpha}, but there is no baseline: say what the scene shows without the goal")
     line = goal - baselines.mean(0, dtype=np.float64)
     if (length := np.linalg.norm(line)) < 1e-6:
         raise ConfigError("goals and baselines mean the same to the model: choose other baselines, or alpha 0")
     along = np.square(offset @ (line / length).astype(np.float32))
     return 1 - (along + np.float32((1 - alpha) ** 2) * (square - along)) / 2
+
+
+def check_prompts(goals: int, baselines: int, alpha: float) -> None:
+    """Check that so many goals and baselines make a reward.
+
+    Raises:
+        ConfigError: if they differ in number, alpha is out of range, or wants baselines that are not there.
+    """
+    if not 0 <= alpha <= 1:
+        raise ConfigError(f"alpha is {alpha}: 0 (the cosine) to 1 (only the direction from baseline to goal) wanted")
+    if baselines not in (0, goals):
+        raise ConfigError(f"{goals} goals and {baselines} baselines: equal numbers wanted (or no baseline)")
+    if alpha and not baselines:
+        raise ConfigError(f"alpha is {alpha}, but there is no baseline: say what the scene shows without the goal")
 
 
 def _judge(name: str) -> Path:

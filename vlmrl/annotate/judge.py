@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float, Float32
 
 from vlmrl.annotate.embeddings import embeddings
-from vlmrl.encoder import DualEncoder, vlmrm_reward
+from vlmrl.encoder import DualEncoder, check_prompts, vlmrm_reward
 from vlmrl.errors import ConfigError, DataError
 from vlmrl.store import Store
 from vlmrl.types import Cost, Frame, Item, Kind, Query, Reply, Verdict
@@ -48,8 +48,7 @@ class Config:
             raise ConfigError(f"judge: temperature {self.temperature} given; wanted above 0")
         if self.threshold is not None and not 0.5 <= self.threshold <= 1:
             raise ConfigError(f"judge: threshold {self.threshold} given; wanted 0.5 (always decide) to 1")
-        if self.alpha and not self.baselines:
-            raise ConfigError(f"judge: alpha {self.alpha} given without baselines: say what the scene shows instead")
+        check_prompts(max(1, len(self.goals)), len(self.baselines), self.alpha)
 
 
 def build(config: Config, *, encoder: DualEncoder, embed: Embed, instruction: str = "") -> "Judge":
@@ -93,7 +92,8 @@ class Judge:
         measured = known.get("temperature") if seen in (True, None) else known.get("temperature_unseen")
         self.temperature = float(config.temperature or measured or 1 / encoder.logit_scale)
         # Scores of other prompts than the bare goal have another spread than the one that was measured.
-        calibrated = measured is not None and config.temperature is None and config.alpha == 0
+        bare = config.alpha == 0 and len(goals) == 1
+        calibrated = measured is not None and config.temperature is None and bare
         self.name = _name(encoder.name, seen=seen, calibrated=calibrated)
         self.facts: Mapping[str, object] = {
             "checkpoint": encoder.name.removeprefix("judge "),

@@ -9,6 +9,8 @@ from importlib import import_module
 from itertools import pairwise
 from typing import Any, cast, get_type_hints
 
+import yaml
+
 from vlmrl.content import places
 
 EXAMPLES = {
@@ -60,12 +62,21 @@ def text(name: str, config: type, groups: Mapping[str, Mapping[str, str]]) -> st
     for group, table in groups.items():
         for choice, module in table.items():
             lines += ["", f"settings of {group}={choice}:"]
-            lines += list(_settings(import_module(module).Config, f"{group}.", groups))
+            given = _given(group, choice)
+            lines += list(_settings(import_module(module).Config, f"{group}.", groups, given))
     lines += ["", "Hydra's own: --multirun (sweep over a=1,2), --cfg job (print the configuration), --hydra-help"]
     return "\n".join(lines)
 
 
-def _settings(config: type, prefix: str, groups: Mapping[str, object]) -> Iterator[str]:
+def _given(group: str, choice: str) -> Mapping[str, Any]:
+    """What the choice's file sets, in place of the dataclass's defaults."""
+    path = next((f for place in places("conf") if (f := place / group / f"{choice}.yaml").is_file()), None)
+    return {} if path is None else yaml.safe_load(path.read_text(encoding="utf-8"))
+
+
+def _settings(
+    config: type, prefix: str, groups: Mapping[str, object], given: Mapping[str, Any] | None = None
+) -> Iterator[str]:
     documents, hints = _documents(config), get_type_hints(config)
     for field in dataclasses.fields(config):
         name, hint = prefix + field.name, hints[field.name]
@@ -75,6 +86,7 @@ def _settings(config: type, prefix: str, groups: Mapping[str, object]) -> Iterat
             yield from _settings(cast("type", hint), f"{name}.", groups)
             continue
         default = field.default if field.default is not dataclasses.MISSING else ""
+        default = (given or {}).get(field.name, default)
         yield _entry(f"{name}={_value(default)}", documents.get(field.name, ""))
 
 

@@ -45,7 +45,8 @@ def main(config: CardConfig) -> Path:
     table = list(lessons().values())
     missing = [x.name for x in table if not dataset.path(folder, x.name, "test").is_file()]
     if missing:
-        raise DataError(f"no test pictures of {len(missing)} tasks in {folder}, first {missing[0]}: make them first")
+        lacking = f"no test pictures of {len(missing)} tasks in {folder}, first {missing[0]}"
+        raise DataError(f"{lacking}: vlmrl judge pictures out={folder} makes them")
     encoder = DualEncoder.load(config.checkpoint, device=config.device)
     exam = examine(encoder, table, lambda x: dataset.load(folder, x.name, "test"))
     name = encoder.name.removeprefix("judge ").replace("/", "-")

@@ -8,7 +8,7 @@ from vlmrl.judge.train import DIFFERENT, EQUAL
 
 _CANNOT = """- It sees one picture of each side, scaled to a small square, and no time: nothing that two single pictures
   do not show (forces, speeds, what happened before, small or hidden contacts) can be judged.
-- All scenes here are rendered ones of Meta-World: nothing was measured on photographs, other robots or simulators.
+- All scenes here are rendered ones of Meta-World: photographs, other robots and simulators are no part of this card.
 - It says which of two states is nearer to the goal, not that a goal was reached.
 - It does not know when a sentence has nothing to do with the scene: see "wrong sentence".
 - A blank or broken picture is scored like any other: see "one side blank"."""
@@ -48,7 +48,7 @@ def _about(figures: Mapping[str, Any]) -> str:
         f"`{figures['fingerprint'][:12]}`.{trained} Examined on {figures['pictures']} pictures of {count} tasks, "
         f"{figures['episodes']} new episodes each. A pair is two pictures of one task from one view whose true "
         f"progress differs by more than {DIFFERENT}; equal scores count one half. Brackets: 95 % intervals, from "
-        f"{RESAMPLES} resamples of the episodes (the tasks stay). Temperature ({measured}): {temperatures}."
+        f"{RESAMPLES} resamples of the episodes (tasks and cameras stay). Temperature ({measured}): {temperatures}."
     )
 
 
@@ -117,9 +117,14 @@ def _stress(groups: Mapping[str, Any]) -> str:
 
 
 def _weak(tasks: Mapping[str, Any]) -> str:
-    """Name the tasks whose interval does not exclude a coin."""
-    names = [name for name, t in tasks.items() if t["all"]["low"] is not None and t["all"]["low"] <= 0.5]
-    said = ", ".join(names) or "none"
+    """Name the tasks whose interval does not exclude a coin, from all views or from some."""
+    weak = [
+        f"{name} ({kind} views {_percent(task[kind]['accuracy'])})"
+        for name, task in tasks.items()
+        for kind in ("all", *KINDS)
+        if task[kind]["low"] is not None and task[kind]["low"] <= 0.5
+    ]
+    said = ", ".join(weak) or "none"
     return f"- Tasks that it does not tell better than a coin (the interval reaches 50 %): {said}."
 
 

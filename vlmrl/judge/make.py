@@ -112,6 +112,7 @@ def trained(
     config: MakeConfig,
 ) -> Towers:
     """Train the tail, or read what was trained."""
+    torch.manual_seed(config.train.seed)
     tail = features.tower(Path(config.backbone), dropout=config.train.dropout).tail
     # Other settings or lessons are another training.
     told = repr((config.train, [lesson.name for lesson in taught])).encode()
@@ -182,6 +183,7 @@ def text_tower(
     config: MakeConfig,
 ) -> tuple[PreTrainedTokenizerFast, BertModel, torch.nn.Linear]:
     """Teach a small BERT where the large one and the projection put sentences."""
+    torch.manual_seed(config.train.seed)
     names = list(vectors)
     with torch.inference_mode():
         placed = towers.texts(torch.from_numpy(np.stack(list(vectors.values())))).numpy()

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float, Float32
 
 from vlmrl.annotate.embeddings import embeddings
-from vlmrl.encoder import DualEncoder, vlmrm_reward
+from vlmrl.encoder import DualEncoder, check_prompts, vlmrm_reward
 from vlmrl.errors import ConfigError, DataError
 from vlmrl.reward.alignment import on_next_row, shown
 from vlmrl.store import Store
@@ -34,6 +34,9 @@ class Config:
     """From 0, the cosine, to 1, only what changes from baseline to goal counts."""
     device: str = "auto"
     """auto: the GPU where there is one."""
+
+    def __post_init__(self) -> None:
+        check_prompts(max(1, len(self.goals)), len(self.baselines), self.alpha)
 
 
 def build(config: Config, *, encoder: DualEncoder | None = None) -> "ClipReward":
