@@ -37,25 +37,25 @@ class Plain:
     """The peer: IQL as usually written, eager and float32, with the same settings as ours."""
 
     def __init__(self, config: iql.Config, obs: int, action: int) -> None:
-        def mlp(inputs: int, outputs: int, *, dropout: float = 0.0) -> nn.Sequential:
+        def mlp(inputs: int, outputs: int) -> nn.Sequential:
             layers: list[nn.Module] = []
             for width in (inputs, HIDDEN):
                 layers.append(nn.Linear(width, HIDDEN))
                 if config.layer_norm:
                     layers.append(nn.LayerNorm(HIDDEN))
-                layers += [nn.ReLU(), nn.Dropout(dropout)] if dropout else [nn.ReLU()]
+                layers.append(nn.ReLU())
             return nn.Sequential(*layers, nn.Linear(HIDDEN, outputs))
 
         self.config = config
         self.q = nn.ModuleList([mlp(obs + action, 1), mlp(obs + action, 1)])
         self.target = nn.ModuleList([mlp(obs + action, 1), mlp(obs + action, 1)])
         self.target.load_state_dict(self.q.state_dict())
-        self.v, self.actor = mlp(obs, 1), mlp(obs, action, dropout=config.dropout)
+        self.v, self.actor = mlp(obs, 1), mlp(obs, action)
         self.log_std = nn.Parameter(torch.zeros(action))
         self.v_optimiser = torch.optim.Adam(self.v.parameters(), lr=config.lr)
         self.q_optimiser = torch.optim.Adam(self.q.parameters(), lr=config.lr)
         self.actor_optimiser = torch.optim.Adam([*self.actor.parameters(), self.log_std], lr=config.lr)
-        self.averaged = copy.deepcopy(self.actor).eval()
+        self.averaged = copy.deepcopy(self.actor)
         self.schedule = torch.optim.lr_scheduler.CosineAnnealingLR(self.actor_optimiser, config.updates)
 
     def update(self, batch: Batch) -> None:
@@ -158,9 +158,7 @@ def speed(seconds: float, rounds: int) -> None:
     words = ", ".join(f"{str(d)[6:]} {v:.0f} GFLOP/s = {v / gflop:.0f} updates/s" for d, v in limits.items())
     print(f"one core's matrix-product limit: {words} ({gflop:.2f} GFLOP an update)")
     for title, layer_norm in (("default (LayerNorm)", True), ("paper's networks", False)):
-        found = contestants(
-            iql.Config(layer_norm=layer_norm, dropout=0.1 if layer_norm else 0.0, compile="never", updates=10_000)
-        )
+        found = contestants(iql.Config(layer_norm=layer_norm, compile="never", updates=10_000))
         for update, batches in found.values():
             rate(update, batches, 0.5)
         rates = {name: [] for name in found}

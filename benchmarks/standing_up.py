@@ -84,8 +84,8 @@ ARMS = {
     "bounded": Arm(PLAIN, (("bounded", {}),)),
     "since_start": Arm(PLAIN, START),
     "discount .97": Arm(PLAIN, learner={"discount": 0.97}),
-    "plain, no dropout": Arm(PLAIN, learner={"dropout": 0.0}),
-    "no dropout": Arm({}, START, {"dropout": 0.0}),
+    "slow target": Arm(PLAIN, learner={"polyak": 0.005}),
+    "default, slow target": Arm({}, START, {"polyak": 0.005}),
     "default": Arm({}, START),
 }
 
@@ -204,7 +204,7 @@ def rewarded(job: Job, arm: Arm, store: Store, preferences: Preferences) -> tupl
 def table(out: str, labels: str) -> str:
     """Success of each arm over the seeds that it has, and minus plain over those that both have."""
     found = {arm: done(out, labels, arm) for arm in ARMS}
-    lines = [f"{'arm':18}{'seeds':>6}  {'success':22}{'seeds >= 90 %':>14}  {'minus plain':24}each seed"]
+    lines = [f"{'arm':22}{'seeds':>6}  {'success':22}{'seeds >= 90 %':>14}  {'minus plain':24}each seed"]
     for arm, seeds in found.items():
         if not seeds:
             continue
@@ -215,7 +215,7 @@ def table(out: str, labels: str) -> str:
         rates = [float(r.success.mean()) for r in seeds.values()]
         stand = sum(r >= STANDS for r in rates)
         lines.append(
-            f"{arm:18}{len(seeds):6}  {row.success.percent():22}{f'{stand} of {len(seeds)}':>14}  "
+            f"{arm:22}{len(seeds):6}  {row.success.percent():22}{f'{stand} of {len(seeds)}':>14}  "
             f"{versus.get('plain', '')!s:24}{' '.join(f'{100 * r:.0f}' for r in rates)}"
         )
     return "\n".join(lines)

@@ -36,9 +36,7 @@ class StackedMLP(nn.Module):
         return together([(self, x)], dtype)[0]
 
 
-def together(
-    nets: Sequence[tuple[StackedMLP, Tensor]], dtype: torch.dtype = torch.float32, *, dropout: float = 0.0
-) -> list[Tensor]:
+def together(nets: Sequence[tuple[StackedMLP, Tensor]], dtype: torch.dtype = torch.float32) -> list[Tensor]:
     """Outputs of several stacks of equal hidden sizes, their hidden layers as one batched product.
 
     Matrix products run in `dtype`, everything else and the result in float32. On a CPU with small networks the
@@ -51,8 +49,8 @@ def together(
     for k in range(1, layers - 1):
         weight = torch.cat([net.weights[k] for net, _ in nets]).to(dtype)
         bias = torch.cat([net.biases[k] for net, _ in nets]).to(dtype)
-        h = torch.baddbmm(bias, _activate(h, nets[0][0].layer_norm, dropout), weight)
-    slices = _activate(h, nets[0][0].layer_norm, dropout).split([len(net.biases[0]) for net, _ in nets])
+        h = torch.baddbmm(bias, _activate(h, nets[0][0].layer_norm), weight)
+    slices = _activate(h, nets[0][0].layer_norm).split([len(net.biases[0]) for net, _ in nets])
     return [_layer(net, layers - 1, part, dtype).float() for (net, _), part in zip(nets, slices, strict=True)]
 
 
@@ -60,9 +58,8 @@ def _layer(net: StackedMLP, k: int, h: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.baddbmm(net.biases[k].to(dtype), h.to(dtype), net.weights[k].to(dtype))
 
 
-def _activate(h: Tensor, layer_norm: bool, dropout: float) -> Tensor:
-    h = torch.relu(nn.functional.layer_norm(h, h.shape[-1:]) if layer_norm else h)
-    return nn.functional.dropout(h, dropout) if dropout else h
+def _activate(h: Tensor, layer_norm: bool) -> Tensor:
+    return torch.relu(nn.functional.layer_norm(h, h.shape[-1:]) if layer_norm else h)
 
 
 class Normaliser(nn.Module):
@@ -120,17 +117,12 @@ class Actor(nn.Module):
         hidden: Sequence[int],
         layer_norm: bool,
         generator: torch.Generator,
-        dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        self.observation, self.action, self.dropout = observation, action, dropout
+        self.observation, self.action = observation, action
         sizes = (len(observation.shift), *hidden, len(action.shift))
         self.net = StackedMLP(1, sizes, layer_norm=layer_norm, generator=generator)
         self.log_std = nn.Parameter(torch.zeros(len(action.shift)))
-
-    def mean(self, obs: Float[Tensor, "B D"], dtype: torch.dtype) -> Float[Tensor, "B A"]:
-        """Mean action in training, from and in the network's units: hidden units are dropped."""
-        return torch.tanh(together([(self.net, obs)], dtype, dropout=self.dropout)[0][0])
 
     def log_prob(self, mean: Float[Tensor, "B A"], action: Float[Tensor, "B A"]) -> Float[Tensor, " B"]:
         """Log-density of actions around `mean`, both in the network's units."""

@@ -41,7 +41,6 @@ def fit(
     module, generator = learner(name), torch.Generator().manual_seed(seed)
     state = module.init(config, transitions, generator=generator)
     actor: Actor = module.policy(state)
-    torch.manual_seed(seed)  # dropout draws from torch's own generator
     loop.fit(
         lambda batch: module.update(config, state, batch),
         module.batches(config, transitions, generator=generator),

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from vlmrl.learn.batch import Batch, average, cosine, descend, product_dtype, sample
-from vlmrl.nn import Actor, Normaliser
+from vlmrl.nn import Actor, Normaliser, together
 from vlmrl.types import Transitions
 
 
@@ -22,8 +22,6 @@ class Config:
     hidden: tuple[int, ...] = (256, 256)
     lr: float = 3e-4
     layer_norm: bool = True
-    dropout: float = 0.1
-    """Of hidden units."""
     average: float = 1e-3
     """Rate of the running average of the actor's weights that is the policy; 0: the last weights."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
@@ -49,9 +47,7 @@ def batches(config: Config, transitions: Transitions, *, generator: torch.Genera
 def init(config: Config, transitions: Transitions, *, generator: torch.Generator) -> State:
     """A fresh network whose normalisers fit `transitions`."""
     obs, action = Normaliser.standard(transitions.obs), Normaliser.range(transitions.action)
-    actor = Actor(
-        obs, action, hidden=config.hidden, layer_norm=config.layer_norm, generator=generator, dropout=config.dropout
-    )
+    actor = Actor(obs, action, hidden=config.hidden, layer_norm=config.layer_norm, generator=generator)
     optimiser = torch.optim.Adam(actor.parameters(), lr=config.lr, fused=True)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: cosine(step, config.updates))
     return State(actor, copy.deepcopy(actor), optimiser, schedule, product_dtype(config.precision))
@@ -59,8 +55,8 @@ def init(config: Config, transitions: Transitions, *, generator: torch.Generator
 
 def loss(config: Config, state: State, batch: Batch) -> dict[str, Tensor]:
     """Mean negative log-likelihood."""
-    mean = state.actor.mean(batch.obs, state.dtype)
-    return {"actor_loss": -state.actor.log_prob(mean, batch.action).mean()}
+    out = together([(state.actor.net, batch.obs)], state.dtype)[0]
+    return {"actor_loss": -state.actor.log_prob(torch.tanh(out[0]), batch.action).mean()}
 
 
 def update(config: Config, state: State, batch: Batch) -> dict[str, Tensor]:
