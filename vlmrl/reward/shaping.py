@@ -42,7 +42,7 @@ class Column:
     mean: Float64[np.ndarray, " N"]
     std: Float64[np.ndarray, " N"]
     first: Bool[np.ndarray, " N"]
-    """First row of an episode."""
+    """Row that no transition leads to: an episode's first, or one behind a gap. What it shows has no value."""
     final: Bool[np.ndarray, " N"]
     """Row whose transition ends its episode for good."""
 
@@ -62,6 +62,8 @@ def shape(store: Store, config: Config) -> None:
         raise ConfigError("out is empty: say the new column's name")
     if config.out in store.rewards():
         return
+    if config.operation == "potential" and _of_actions(store.rewards().get(config.reward, {})):
+        raise ConfigError(f"reward {config.reward!r} depends on actions: a potential of states leaves the best policy")
     base = _column(store, config.base) if config.base else None
     mean, std, used = SHAPINGS[config.operation](_column(store, config.reward), config, base)
     attributes = {
@@ -78,11 +80,18 @@ def shape(store: Store, config: Config) -> None:
 def _column(store: Store, name: str) -> Column:
     if name not in store.rewards():
         raise unknown("reward", name, store.rewards())
-    first, final, table = np.zeros(len(store), bool), np.zeros(len(store), bool), store.episodes
-    first[table.start] = True
+    first = np.concatenate([[True], ~store.column("has_next")[:-1]])
+    final, table = np.zeros(len(store), bool), store.episodes
     final[table.stop[table.terminated & (table.length > 1)] - 2] = True
     mean, std = (store.column(f"reward/{name}/{kind}").astype(np.float64) for kind in ("mean", "std"))
     return Column(mean, std, first, final)
+
+
+def _of_actions(attributes: Mapping[str, Any]) -> bool:
+    """Whether a column, or one that it was made of, judges the action taken and not what the next row shows."""
+    return attributes.get("config", {}).get("input") == "state_action" or any(
+        map(_of_actions, attributes.get("of", {}).values())
+    )
 
 
 def pessimism(column: Column, config: Config, base: Column | None = None) -> Shaped:
@@ -119,7 +128,7 @@ def bounded(column: Column, config: Config, base: Column | None = None) -> Shape
 def difference(column: Column, config: Config, base: Column | None = None) -> Shaped:
     """What the transition gained: the column's value minus that of the row before, so that loitering pays nothing.
 
-    Zero on an episode's first row: what that row shows has no value in a column, whose row i is about row i+1.
+    Zero on first rows: what they show has no value in a column, whose row i is about row i+1.
     """
     del config, base
     gain = np.where(column.first, 0.0, column.mean - _before(column.mean))
@@ -129,16 +138,18 @@ def difference(column: Column, config: Config, base: Column | None = None) -> Sh
 def potential(column: Column, config: Config, base: Column | None = None) -> Shaped:
     """Add discount x next potential - potential to the base, which leaves the best policy (Ng et al. 1999).
 
-    The column is the potential. What a first row shows counts as worth what the next row shows; where an episode ends
-    for good the potential is 0, without which its best policy would change.
+    The column is the potential. First rows, which have no value in it, all count as worth the mean of the rows behind
+    them: were each worth its own next row, to get to a good one would be fined. Where an episode ends for good the
+    potential is 0, without which its best policy would change.
     """
     if not 0 < config.discount <= 1:
         raise ConfigError(f"discount is {config.discount}, above 0 and at most 1 wanted")
-    now = np.where(column.first, column.mean, _before(column.mean))
+    start = float(np.nanmean(column.mean[column.first]))
+    now = np.where(column.first, start, _before(column.mean))
     gain = config.discount * np.where(column.final, 0.0, column.mean) - now
     gain = np.where(np.isnan(column.mean), np.nan, gain)
     mean, std = (np.zeros_like(gain), np.zeros_like(gain)) if base is None else (base.mean, base.std)
-    return mean + gain, np.hypot(std, _either(column)), {"discount": config.discount}
+    return mean + gain, np.hypot(std, _either(column)), {"discount": config.discount, "first": start}
 
 
 def _before(values: Float64[np.ndarray, " N"]) -> Float64[np.ndarray, " N"]:
