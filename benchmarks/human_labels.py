@@ -70,14 +70,11 @@ ARMS: Mapping[str, Mapping[str, object]] = {
     "smoothed 0.1": {"loss": "smoothed", "flip_rate": 0.1},
     "robust 0.1": {"loss": "robust", "flip_rate": 0.1},
     "channel, rate estimated": {"loss": "channel"},
-    "confidence": {"loss": "confidence"},
     "votes": {"loss": "votes"},
     "one network": {"members": 1},
     "shared trunk": {"trunk": "shared"},
     "every row": {"every": 1},
 }
-LONG = 4
-"""Times the recipe's updates, after which a network has had the time to learn flipped labels by heart."""
 NOISY: Mapping[str, Mapping[str, object]] = {
     "Bradley-Terry": {},
     "smoothed 0.3": {"loss": "smoothed", "flip_rate": FLIPPED},
@@ -85,6 +82,8 @@ NOISY: Mapping[str, Mapping[str, object]] = {
     "channel 0.3": {"loss": "channel", "flip_rate": FLIPPED},
     "channel, rate estimated": {"loss": "channel"},
     "votes": {"loss": "votes"},
+    "Bradley-Terry, 240 up.": {"updates": 240},
+    "channel, est., 240 up.": {"loss": "channel", "updates": 240},
 }
 
 
@@ -124,8 +123,7 @@ def main() -> None:
     place = Place({(name, every): prepare(store, preferences, name, every) for name, every in seen}, given.out)
     print(baseline(store, place.data["state_action", 1]))
     table(place, seeds=given.seeds)
-    for updates in (RECIPE.updates, LONG * RECIPE.updates):
-        noisy(place, seeds=given.noisy_seeds, updates=updates)
+    noisy(place, seeds=given.noisy_seeds)
 
 
 def imported(folder: Path, out: Path) -> tuple[Store, pairs.Preferences]:
@@ -290,15 +288,15 @@ def table(place: Place, *, seeds: int) -> None:
         print(f"{name:26}{cells[0]} {cells[1]} {cells[2]:>22} {cells[3]} {crossing:>21}", flush=True)
 
 
-def noisy(place: Place, *, seeds: int, updates: int) -> None:
+def noisy(place: Place, *, seeds: int) -> None:
     """Losses on training labels of which some are flipped, against Bradley-Terry on the same."""
     own, split = place.data[RECIPE.input, EVERY], "pairs"
     p_a = own.labelled.p_a
-    print(f"\n{FLIPPED:.0%} of the training labels flipped, {updates} updates, {seeds} seeds, clean pairs, over pairs")
+    print(f"\n{FLIPPED:.0%} of the training labels flipped, {seeds} seeds, clean pairs, over pairs")
     print(f"{'':26}{'accuracy':>20} {'minus Bradley-Terry':>22} ECE, calib.  rate")
     plain = None
     for name, arm in NOISY.items():
-        p, rate = measured(place, {**arm, "updates": updates}, split, seeds, FLIPPED)
+        p, rate = measured(place, arm, split, seeds, FLIPPED)
         right = correct(p, p_a)
         against = "" if plain is None else percent(right - plain, own.clean, own.episodes)
         plain = right if plain is None else plain

@@ -209,7 +209,8 @@ def test_only_independent_members_have_trunks_of_their_own(trunk: str) -> None:
     rewards = made(torch.randn(5, 4))
     assert rewards.shape == (5, 3)
     rewards[:, 0].sum().backward()
-    gradient = made.trunk.layers.weights[0].grad  # pyright: ignore[reportAttributeAccessIssue, reportOptionalMemberAccess]
+    gradient = made.trunk.get_parameter("layers.weights.0").grad
+    assert gradient is not None
     touched = gradient.abs().sum((1, 2)) > 0
     assert touched.tolist() == ([True, False, False] if trunk == "independent" else [True])
 
