@@ -1,6 +1,6 @@
 """Rewards learned from comparisons that people made: the Adroit door, 25 demonstrations and 1,400 comparisons.
 
-    python benchmarks/human_labels.py FOLDER [--seeds 3] [--noisy-seeds 10] [--out runs/human-labels]
+    python benchmarks/human_labels.py FOLDER [--seeds 3] [--noisy-seeds 3] [--out runs/human-labels]
 
 FOLDER holds `demos.npz` (D4RL's layout) and `human_preferences.npz` (Uni-RLHF's). Prints accuracy on pairs with a
 preference, by five-fold cross-validation: over pairs, where test segments overlap with training segments of the same
@@ -114,7 +114,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--noisy-seeds", type=int, default=10)
+    parser.add_argument("--noisy-seeds", type=int, default=3)
     parser.add_argument("--out", type=Path, default=Path("runs/human-labels"))
     given = parser.parse_args()
     torch.set_num_threads(1)
@@ -289,17 +289,17 @@ def table(place: Place, *, seeds: int) -> None:
 
 
 def noisy(place: Place, *, seeds: int) -> None:
-    """Losses on training labels of which some are flipped, against Bradley-Terry on the same."""
+    """Losses on training labels of which some are flipped, against Bradley-Terry on the same after as many updates."""
     own, split = place.data[RECIPE.input, EVERY], "pairs"
     p_a = own.labelled.p_a
     print(f"\n{FLIPPED:.0%} of the training labels flipped, {seeds} seeds, clean pairs, over pairs")
     print(f"{'':26}{'accuracy':>20} {'minus Bradley-Terry':>22} ECE, calib.  rate")
-    plain = None
+    plain: dict[int, Float64[np.ndarray, "S Q"]] = {}
     for name, arm in NOISY.items():
         p, rate = measured(place, arm, split, seeds, FLIPPED)
         right = correct(p, p_a)
-        against = "" if plain is None else percent(right - plain, own.clean, own.episodes)
-        plain = right if plain is None else plain
+        first = plain.setdefault(configured(arm)[0].updates, right)
+        against = "" if first is right else percent(right - first, own.clean, own.episodes)
         accuracy, sure = percent(right, own.clean, own.episodes), sureness(p, p_a, own.clean)
         print(f"{name:26}{accuracy:>20} {against:>22} {sure}  {rate:.2f}", flush=True)
 
