@@ -1,6 +1,6 @@
 """Rewards learned from comparisons that people made: the Adroit door, 25 demonstrations and 1,400 comparisons.
 
-    python benchmarks/human_labels.py FOLDER [--seeds 3] [--noisy-seeds 10] [--out runs/human-labels]
+    python benchmarks/human_labels.py FOLDER [--seeds 3] [--noisy-seeds 3] [--out runs/human-labels]
 
 FOLDER holds `demos.npz` (D4RL's layout) and `human_preferences.npz` (Uni-RLHF's). Prints accuracy on pairs with a
 preference, by five-fold cross-validation: over pairs, where test segments overlap with training segments of the same
@@ -8,8 +8,9 @@ episodes, and over episodes, where both sides of a test pair are in episodes tha
 clean where no side crosses the border of two episodes. Every seed draws other folds. Then 30 % of the training labels
 are flipped, and losses are compared on the same pairs, folds and flips.
 
-Intervals are 95 %, over episodes: each draw weighs a pair by how often the episodes of its sides are drawn (Owen 2007),
-which is wider than over pairs. Resumable: what lies in the output folder is not trained again.
+Of a segment's 50 rows every fifth is read, since neighbours hardly differ; one arm reads them all. Intervals are 95 %,
+over seeds and episodes: each draw weighs a test by how often its seed and the episodes of its sides are drawn (Owen
+2007), which is wider than over pairs. Resumable: what lies in the output folder is not trained again.
 """
 
 import os
@@ -46,6 +47,8 @@ from vlmrl.store import Store, d4rl
 
 FOLDS = 5
 FLIPPED = 0.3
+EVERY = 5
+"""Rows of a segment that are read: one in so many."""
 RECIPE = Config(
     input="state_action",
     model="partial_return",
@@ -67,10 +70,10 @@ ARMS: Mapping[str, Mapping[str, object]] = {
     "smoothed 0.1": {"loss": "smoothed", "flip_rate": 0.1},
     "robust 0.1": {"loss": "robust", "flip_rate": 0.1},
     "channel, rate estimated": {"loss": "channel"},
-    "confidence": {"loss": "confidence"},
     "votes": {"loss": "votes"},
     "one network": {"members": 1},
     "shared trunk": {"trunk": "shared"},
+    "every row": {"every": 1},
 }
 NOISY: Mapping[str, Mapping[str, object]] = {
     "Bradley-Terry": {},
@@ -79,6 +82,8 @@ NOISY: Mapping[str, Mapping[str, object]] = {
     "channel 0.3": {"loss": "channel", "flip_rate": FLIPPED},
     "channel, rate estimated": {"loss": "channel"},
     "votes": {"loss": "votes"},
+    "Bradley-Terry, 240 up.": {"updates": 240},
+    "channel, est., 240 up.": {"loss": "channel", "updates": 240},
 }
 
 
@@ -96,19 +101,29 @@ class Data:
     clean: Bool[np.ndarray, " Q"]
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where arms get their data and leave their predictions."""
+
+    data: Mapping[tuple[str, int], Data]
+    """By input, and of how many rows it reads one."""
+    out: Path
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--noisy-seeds", type=int, default=10)
+    parser.add_argument("--noisy-seeds", type=int, default=3)
     parser.add_argument("--out", type=Path, default=Path("runs/human-labels"))
     given = parser.parse_args()
     torch.set_num_threads(1)
     store, preferences = imported(given.folder, given.out)
-    data = {name: prepare(store, preferences, name) for name in ("state", "state_action")}
-    print(baseline(store, data["state_action"]))
-    table(data, given.out, seeds=given.seeds)
-    noisy(data, given.out, seeds=given.noisy_seeds)
+    seen = (("state_action", 1), ("state_action", EVERY), ("state", EVERY))
+    place = Place({(name, every): prepare(store, preferences, name, every) for name, every in seen}, given.out)
+    print(baseline(store, place.data["state_action", 1]))
+    table(place, seeds=given.seeds)
+    noisy(place, seeds=given.noisy_seeds)
 
 
 def imported(folder: Path, out: Path) -> tuple[Store, pairs.Preferences]:
@@ -119,10 +134,10 @@ def imported(folder: Path, out: Path) -> tuple[Store, pairs.Preferences]:
         return store, comparisons.import_comparisons(ledger, store, config, instruction="open the door")
 
 
-def prepare(store: Store, preferences: pairs.Preferences, name: str) -> Data:
-    """Rows, pairs and borders."""
+def prepare(store: Store, preferences: pairs.Preferences, name: str, every: int) -> Data:
+    """Rows, pairs and borders as an input sees them."""
     looks, where = load_input(name), source(dataclasses.replace(RECIPE, input=name), "")
-    rows, labelled = pairs.locate(store, preferences, looks.rows(store, where), ())
+    rows, labelled = pairs.locate(store, preferences, looks.rows(store, where)[::every], ())
     stack, owner = looks.read(store, where, rows), store.episodes.of_row(rows)
     shown = np.concatenate([labelled.a, labelled.b], axis=1)
     episodes = np.zeros((len(labelled), len(store.episodes)), bool)
@@ -162,19 +177,32 @@ def predictions(
     return found, rates
 
 
-def cached(
-    data: Mapping[str, Data], out: Path, arm: Mapping[str, object], split: str, seed: int, flip: float
-) -> dict[str, Any]:
-    """Predictions of one arm, read where they are there."""
-    config = dataclasses.replace(RECIPE, **arm)  # pyright: ignore[reportArgumentType]
-    settings = dataclasses.asdict(config) | {"split": split, "seed": seed, "flip": flip}
-    path = out / "arms" / f"{name_of(settings)}.json"
+def measured(
+    place: Place, arm: Mapping[str, Any], split: str, seeds: int, flip: float = 0.0
+) -> tuple[Float64[np.ndarray, "S Q"], float]:
+    """Predictions of an arm, NaN where a pair was not tested, and the mean estimated flip rate."""
+    found = [cached(place, arm, split, seed, flip) for seed in range(seeds)]
+    p = np.array([[np.nan if x is None else x for x in one["p"]] for one in found])
+    return p, float(np.mean([one["rates"] for one in found]))
+
+
+def cached(place: Place, arm: Mapping[str, Any], split: str, seed: int, flip: float) -> dict[str, Any]:
+    """Predictions of an arm on one seed's folds, read where they are there."""
+    config, every = configured(arm)
+    settings = dataclasses.asdict(config) | {"every": every, "split": split, "seed": seed, "flip": flip}
+    path = place.out / "arms" / f"{name_of(settings)}.json"
     if not path.exists():
-        start, metrics = time.perf_counter(), Metrics(out / "metrics.jsonl")
-        found, rates = predictions(data[config.input], config, split, seed, metrics, flip=flip)
+        start, metrics = time.process_time(), Metrics(place.out / "metrics.jsonl")
+        found, rates = predictions(place.data[config.input, every], config, split, seed, metrics, flip=flip)
         p = [None if np.isnan(x) else x for x in found.tolist()]
-        write_json(path, {"settings": settings, "p": p, "rates": rates, "seconds": time.perf_counter() - start})
+        write_json(path, {"settings": settings, "p": p, "rates": rates, "seconds": time.process_time() - start})
     return json.loads(path.read_text())
+
+
+def configured(arm: Mapping[str, Any]) -> tuple[Config, int]:
+    """Settings of an arm, and of how many rows it reads one."""
+    changed = {name: value for name, value in arm.items() if name != "every"}
+    return dataclasses.replace(RECIPE, **changed), arm.get("every", EVERY)
 
 
 def name_of(settings: Mapping[str, object]) -> str:
@@ -183,34 +211,30 @@ def name_of(settings: Mapping[str, object]) -> str:
     return f"{settings['split']}-{settings['flip']}-{settings['model']}-{settings['loss']}-{settings['seed']}-{whole}"
 
 
-def measured(data: Mapping[str, Data], out: Path, arm: Mapping[str, object], split: str, seeds: int, flip: float = 0.0):
-    """Predictions (seeds, Q), NaN where a pair was not tested, and the mean estimated flip rate."""
-    found = [cached(data, out, arm, split, seed, flip) for seed in range(seeds)]
-    p = np.array([[np.nan if x is None else x for x in one["p"]] for one in found])
-    return p, float(np.mean([one["rates"] for one in found]))
+def correct(p: Float64[np.ndarray, "S Q"], p_a: Float64[np.ndarray, " Q"]) -> Float64[np.ndarray, "S Q"]:
+    """1 where a pair was ordered rightly, 0 where wrongly, NaN where it is a tie or was not tested."""
+    return np.where(np.isnan(p) | (p_a == 0.5), np.nan, (p > 0.5) == (p_a > 0.5))
 
 
-def correct(p: Float64[np.ndarray, "S Q"], p_a: Float64[np.ndarray, " Q"]) -> Float64[np.ndarray, " Q"]:
-    """Share of the seeds that tested a pair in which it was ordered rightly; NaN for ties and untested pairs."""
-    right = np.where(np.isnan(p), np.nan, (p > 0.5) == (p_a > 0.5))
-    count = (~np.isnan(right)).sum(0)
-    share = np.nansum(right, axis=0) / np.maximum(count, 1)
-    return np.where((count > 0) & (p_a != 0.5), share, np.nan)
-
-
-def interval(values: Float64[np.ndarray, " Q"], episodes: Bool[np.ndarray, "Q E"]) -> tuple[float, float, float]:
-    """Mean with its 95 % interval over episodes."""
-    known = ~np.isnan(values)
-    values, shown = values[known], episodes[known]
+def interval(values: Float64[np.ndarray, "S Q"], episodes: Bool[np.ndarray, "Q E"]) -> tuple[float, float, float]:
+    """Mean over what is not NaN, with its 95 % interval over seeds and episodes."""
     generator = np.random.default_rng(0)
-    draws = generator.multinomial(shown.shape[1], np.full(shown.shape[1], 1 / shown.shape[1]), size=2_000)
-    weight = np.exp(np.log(np.maximum(draws, 1e-300)) @ shown.T)
-    low, high = np.quantile((weight @ values) / weight.sum(1), [0.025, 0.975])
-    return float(values.mean()), float(low), float(high)
+    seed, episode = (
+        generator.multinomial(count, np.full(count, 1 / count), size=2_000)
+        for count in (len(values), episodes.shape[1])
+    )
+    pair = np.exp(np.log(np.maximum(episode, 1e-300)) @ episodes.T)
+    known = ~np.isnan(values)
+    total = ((seed @ np.nan_to_num(values)) * pair).sum(1)
+    low, high = np.quantile(total / ((seed @ known) * pair).sum(1), [0.025, 0.975])
+    return float(values[known].mean()), float(low), float(high)
 
 
-def percent(values: Float64[np.ndarray, " Q"], episodes: Bool[np.ndarray, "Q E"]) -> str:
-    mean, low, high = interval(values, episodes)
+def percent(
+    values: Float64[np.ndarray, "S Q"], which: Bool[np.ndarray, " Q"], episodes: Bool[np.ndarray, "Q E"]
+) -> str:
+    """The mean over some pairs with its interval."""
+    mean, low, high = interval(values[:, which], episodes[which])
     return f"{100 * mean:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
 
 
@@ -236,51 +260,48 @@ def baseline(store: Store, data: Data) -> str:
     reward = np.append(np.nan_to_num(store.column("truth/reward")[1:], nan=0.0), 0.0)
     p_a = data.labelled.p_a
     returns = [reward[data.rows[side]].sum(1) for side in (data.labelled.a, data.labelled.b)]
-    guess = (returns[0] > returns[1]).astype(float)[None]
-    cells = [
-        percent(np.where(which, correct(guess, p_a), np.nan), data.episodes) for which in (data.clean, ~data.clean)
-    ]
+    right = correct((returns[0] > returns[1]).astype(float)[None], p_a)
+    cells = [percent(right, which, data.episodes) for which in (data.clean, ~data.clean)]
     return (
         f"{len(p_a)} comparisons, {int((p_a == 0.5).sum())} ties; {int((data.clean & (p_a != 0.5)).sum())} clean pairs "
         f"with a preference\nthe environment's own return: clean {cells[0]}, crossing {cells[1]}\n"
     )
 
 
-def table(data: Mapping[str, Data], out: Path, *, seeds: int) -> None:
+def table(place: Place, *, seeds: int) -> None:
     """Every arm on labels as people gave them."""
-    print(f"recipe: {RECIPE}\n{seeds} seeds of {FOLDS} folds\n")
+    print(f"recipe: {RECIPE}, one row in {EVERY}\n{seeds} seeds of {FOLDS} folds\n")
     ece = "ECE, calib."
     head = f"{'clean, over pairs':>20} {ece} {'clean, over episodes':>22} {ece} {'crossing, over pairs':>21}"
     print(f"{'':26}{head}")
     for name, arm in ARMS.items():
-        own = data[str(arm.get("input", RECIPE.input))]
+        config, every = configured(arm)
+        own = place.data[config.input, every]
         p_a, cells, crossing = own.labelled.p_a, list[str](), ""
         for split in ("pairs", "episodes"):
-            p, _ = measured(data, out, arm, split, seeds)
+            p, _ = measured(place, arm, split, seeds)
             right = correct(p, p_a)
-            cells.append(f"{percent(np.where(own.clean, right, np.nan), own.episodes):>20}")
+            cells.append(f"{percent(right, own.clean, own.episodes):>20}")
             cells.append(sureness(p, p_a, own.clean))
             if split == "pairs":
-                crossing = percent(np.where(own.clean, np.nan, right), own.episodes)
+                crossing = percent(right, ~own.clean, own.episodes)
         print(f"{name:26}{cells[0]} {cells[1]} {cells[2]:>22} {cells[3]} {crossing:>21}", flush=True)
 
 
-def noisy(data: Mapping[str, Data], out: Path, *, seeds: int) -> None:
-    """Losses on training labels of which some are flipped, against Bradley-Terry on the same."""
-    own, split = data[RECIPE.input], "pairs"
+def noisy(place: Place, *, seeds: int) -> None:
+    """Losses on training labels of which some are flipped, against Bradley-Terry on the same after as many updates."""
+    own, split = place.data[RECIPE.input, EVERY], "pairs"
     p_a = own.labelled.p_a
-    print(f"\n{FLIPPED:.0%} of the training labels flipped, {seeds} seeds, clean pairs, split over pairs")
+    print(f"\n{FLIPPED:.0%} of the training labels flipped, {seeds} seeds, clean pairs, over pairs")
     print(f"{'':26}{'accuracy':>20} {'minus Bradley-Terry':>22} ECE, calib.  rate")
-    plain = None
+    plain: dict[int, Float64[np.ndarray, "S Q"]] = {}
     for name, arm in NOISY.items():
-        p, rate = measured(data, out, arm, split, seeds, FLIPPED)
-        right = np.where(own.clean, correct(p, p_a), np.nan)
-        plain = right if plain is None else plain
-        against = percent(right - plain, own.episodes) if name != "Bradley-Terry" else ""
-        print(
-            f"{name:26}{percent(right, own.episodes):>20} {against:>22} {sureness(p, p_a, own.clean)}  {rate:.2f}",
-            flush=True,
-        )
+        p, rate = measured(place, arm, split, seeds, FLIPPED)
+        right = correct(p, p_a)
+        first = plain.setdefault(configured(arm)[0].updates, right)
+        against = "" if first is right else percent(right - first, own.clean, own.episodes)
+        accuracy, sure = percent(right, own.clean, own.episodes), sureness(p, p_a, own.clean)
+        print(f"{name:26}{accuracy:>20} {against:>22} {sure}  {rate:.2f}", flush=True)
 
 
 if __name__ == "__main__":

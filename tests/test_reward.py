@@ -163,8 +163,11 @@ def test_relabel_writes_a_column_once_and_training_reads_it(store: Store) -> Non
 def test_labels_that_are_all_ties_are_refused(store: Store, tmp_path: Path) -> None:
     labels = preferences(store)
     ties = dataclasses.replace(labels, p_a=np.full(len(labels), 0.5, np.float32))
-    with pytest.raises(DataError, match="all 300 labels are ties"):
-        distill(store, ties, SMALL, camera="judge", seed=0, metrics=Metrics(tmp_path / "m.jsonl"), quiet=True)
+    metrics, every = Metrics(tmp_path / "m.jsonl"), dataclasses.replace(SMALL, holdout=1.0)
+    with pytest.raises(DataError, match="of 300 labels 240 are not kept aside, and all of those are ties"):
+        distill(store, ties, SMALL, camera="judge", seed=0, metrics=metrics, quiet=True)
+    with pytest.raises(DataError, match="of 300 labels 0 are not kept aside"):
+        distill(store, labels, every, camera="judge", seed=0, metrics=metrics, quiet=True)
 
 
 def test_held_out_metrics_equal_hand_computed_values() -> None:
@@ -176,6 +179,11 @@ def test_held_out_metrics_equal_hand_computed_values() -> None:
     assert found["ties"] == 1
     assert found["log_loss"] == pytest.approx(-(math.log(p1) + math.log(p2) + math.log(0.5)) / 3, rel=1e-5)
     assert found["disagreement"] == 0
+
+
+def test_held_out_metrics_of_members_that_are_sure_beyond_float32_are_finite() -> None:
+    found = held_out(np.zeros((1, 1), np.float32), np.full((1, 1), 200, np.float32), np.ones(1, np.float32))
+    assert (found["accuracy"], found["log_loss"]) == (0, pytest.approx(-math.log(1e-9)))
 
 
 @pytest.mark.parametrize("name", ["constant", "ground_truth"])

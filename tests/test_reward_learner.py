@@ -189,6 +189,7 @@ def test_regret_recovers_the_best_policy_where_partial_return_cannot() -> None:
     best = identifiability.policy(identifiability.REWARD)
     assert best == [identifiability.GO] * 3
     returns = identifiability.learn(identifiability.REWARD, model="partial_return")
+    assert returns.reward.mean() == pytest.approx(0)
     assert identifiability.policy(returns.reward) != best
     # the very same preferences, another constant, another policy
     assert identifiability.policy(returns.reward - 0.4) == best
@@ -209,7 +210,8 @@ def test_only_independent_members_have_trunks_of_their_own(trunk: str) -> None:
     rewards = made(torch.randn(5, 4))
     assert rewards.shape == (5, 3)
     rewards[:, 0].sum().backward()
-    gradient = made.trunk.layers.weights[0].grad  # pyright: ignore[reportAttributeAccessIssue, reportOptionalMemberAccess]
+    gradient = made.trunk.get_parameter("layers.weights.0").grad
+    assert gradient is not None
     touched = gradient.abs().sum((1, 2)) > 0
     assert touched.tolist() == ([True, False, False] if trunk == "independent" else [True])
 
@@ -243,6 +245,14 @@ def test_the_temperature_of_an_ensemble_that_is_twice_too_sure_is_two() -> None:
     assert calibration.temperature(pooled, p_a) == pytest.approx(2, rel=1e-2)
     np.testing.assert_allclose(calibration.calibrated(pooled, 2.0), p_a, atol=1e-5)
     assert calibration.pooled(np.array([[2.0, 0.0]]))[0] == pytest.approx((1 / (1 + math.exp(-2)) + 0.5) / 2)
+
+
+def test_a_handful_of_pairs_does_not_set_the_temperature() -> None:
+    """Three pairs that are right would make the ensemble twenty times as sure."""
+    p, p_a = np.full(3, 0.6), np.ones(3)
+    assert calibration.temperature(p, p_a) == 1
+    enough = calibration.temperature(np.repeat(p, 10), np.repeat(p_a, 10))
+    assert enough == pytest.approx(calibration.RANGE[0], rel=1e-2)
 
 
 def test_rows_unlike_those_of_the_training_lie_outside_of_its_support() -> None:

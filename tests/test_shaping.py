@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from vlmrl.cli.utilities import app
 from vlmrl.errors import ConfigError
-from vlmrl.reward.shaping import SHAPINGS, Config, shape
+from vlmrl.reward.shaping import SHAPINGS, Config, check, shape
 from vlmrl.store import Store
 from vlmrl.types import Episode
 
@@ -18,8 +18,9 @@ STD = np.array([0.5, 1, 0, np.nan, 2, 0, np.nan], np.float32)
 NAN = float("nan")
 
 
-def episode(rows: int, *, terminated: bool) -> Episode:
-    inner = np.arange(rows) < rows - 1
+def episode(rows: int, *, terminated: bool, gap: int = -1) -> Episode:
+    """`gap` is a row whose next row was lost."""
+    inner = (np.arange(rows) < rows - 1) & (np.arange(rows) != gap)
     return Episode(
         action=np.zeros((rows, 1), np.float32),
         obs={"state": np.zeros((rows, 1), np.float32)},
@@ -46,6 +47,14 @@ def store(tmp_path: Path) -> Store:
 def shaped(store: Store, operation: str, **settings: object) -> tuple[list[float], list[float]]:
     shape(store, Config(operation, "r", out="new", **settings))  # pyright: ignore[reportArgumentType]
     return store.column("reward/new/mean").tolist(), store.column("reward/new/std").tolist()
+
+
+def test_operations_are_checked_before_anything_is_spent() -> None:
+    check(["since_start", "bounded"], of_actions=False)
+    with pytest.raises(ConfigError, match="unknown operation 'since'; have: bounded, difference"):
+        check(["since"], of_actions=False)
+    with pytest.raises(ConfigError, match=r"since_start is not for rewards of actions: say shaping=\[\]"):
+        check(["since_start"], of_actions=True)
 
 
 def test_gain_since_the_start_is_zero_at_the_start_and_says_what_it_removed(store: Store) -> None:
@@ -99,14 +108,36 @@ def test_differences_telescope_within_episodes(store: Store) -> None:
 def test_potential_is_zero_where_an_episode_ends_for_good(store: Store) -> None:
     mean, _ = shaped(store, "potential", base="base", discount=0.5)
     # the first episode is cut off, the second ends for good: its last transition loses the whole potential
-    assert mean == near([10 - 0.5, 10 + 0.5, 10 - 2, NAN, 10 + 0.5, 10 + 1, NAN])
-    assert store.rewards()["new"]["discount"] == 0.5
+    assert mean == near([10 + 0.5, 10 + 0.5, 10 - 2, NAN, 10 - 0.5, 10 + 1, NAN])
+    assert (store.rewards()["new"]["discount"], store.rewards()["new"]["first"]) == (0.5, 0)
 
 
-def test_discounted_potentials_telescope_so_that_no_policy_gains(store: Store) -> None:
-    mean, _ = shaped(store, "potential", discount=0.5)
-    total = sum(0.5**t * r for t, r in enumerate(mean[:3]))
-    assert total == pytest.approx(0.5**3 * MEAN[2] - MEAN[0])
+def test_whatever_first_action_is_taken_discounted_potentials_come_to_the_same(tmp_path: Path) -> None:
+    """Two ends from one first row: a good next row must not be fined for being good."""
+    made = Store.create(tmp_path / "s")
+    made.append([episode(4, terminated=True), episode(3, terminated=True)])
+    made.add_reward("r", MEAN, STD, {})
+    mean, _ = shaped(made, "potential", discount=0.5)
+    totals = [sum(0.5**t * r for t, r in enumerate(rows)) for rows in (mean[:3], mean[4:6])]
+    assert totals[0] == pytest.approx(totals[1])
+
+
+@pytest.mark.parametrize("operation", ["difference", "potential"])
+def test_nothing_is_gained_across_a_gap(tmp_path: Path, operation: str) -> None:
+    made = Store.create(tmp_path / "s")
+    made.append([episode(7, terminated=False, gap=3)])
+    made.add_reward("r", MEAN, STD, {})
+    mean, _ = shaped(made, operation, discount=0.5)
+    assert np.isfinite(made.transitions(("state",), "new").reward).all()
+    assert mean[4] == pytest.approx(0 if operation == "difference" else 0.5 * MEAN[4] - (MEAN[0] + MEAN[4]) / 2)
+
+
+def test_a_reward_of_actions_is_no_potential(store: Store) -> None:
+    store.add_reward("acts", MEAN, STD, {"rewarder": "preference", "config": {"input": "state_action"}})
+    shape(store, Config("pessimism", "acts", out="careful"))
+    for name in ("acts", "careful"):
+        with pytest.raises(ConfigError, match=f"reward '{name}' depends on actions"):
+            shape(store, Config("potential", name, out="new"))
 
 
 @pytest.mark.parametrize("operation", SHAPINGS)

@@ -25,7 +25,7 @@ from vlmrl.policy import LearnedPolicy
 from vlmrl.reward import rewarder
 from vlmrl.reward.preference import PreferenceReward
 from vlmrl.reward.relabel import relabel
-from vlmrl.reward.shaping import derived
+from vlmrl.reward.shaping import check, derived
 from vlmrl.runfolder import masked, provenance, write_json
 from vlmrl.sim import Task
 from vlmrl.store import Store
@@ -36,6 +36,7 @@ def main(content: Mapping[str, Any], folder: Path) -> None:
     """Run the job that a composed configuration describes."""
     config = configuration.build(RunConfig, content, where="run")
     task = pick_task(config)
+    check(config.shaping, of_actions=config.reward.input == "state_action")
     content = dict(content) | {"task": task.name if task else None}
     continues(content, folder)
     store = Store.open(config.store) if config.store else collected(config, task, folder)

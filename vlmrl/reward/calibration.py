@@ -11,6 +11,8 @@ from scipy.optimize import minimize_scalar
 from scipy.special import expit, logit
 
 RANGE = (0.05, 20.0)
+ENOUGH = 30
+"""Pairs that are no ties, with fewer of which a temperature is chance: three that are right ask for the lowest."""
 
 
 def pooled(difference: Float[np.ndarray, "Q members"]) -> Float64[np.ndarray, " Q"]:
@@ -24,7 +26,12 @@ def calibrated(p: Float64[np.ndarray, " Q"], temperature: float) -> Float64[np.n
 
 
 def temperature(p: Float64[np.ndarray, " Q"], p_a: Float[np.ndarray, " Q"]) -> float:
-    """The temperature of least log-loss on pairs that no member was trained on; above 1 the ensemble was too sure."""
+    """The temperature of least log-loss on pairs that no member was trained on; above 1 the ensemble was too sure.
+
+    1 where they are fewer than `ENOUGH`.
+    """
+    if (p_a != 0.5).sum() < ENOUGH:
+        return 1.0
 
     def log_loss(log: float) -> float:
         q = np.clip(calibrated(p, float(np.exp(log))), 1e-9, 1 - 1e-9)

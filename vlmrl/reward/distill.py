@@ -34,18 +34,19 @@ def distill(
 
     Raises:
         ConfigError: if the choices do not go together.
-        DataError: if labels are about other cameras, or all of them are ties.
+        DataError: if labels are about other cameras, or all of those to train on are ties.
     """
     looks = load_input(config.input)
     where = source(config, camera)
     pictured = config.input in ("image", "embedding")
     judged = looks.rows(store, where)
     rows, labelled = pairs.locate(store, preferences, judged, where.cameras if pictured else ())
-    if np.all(labelled.p_a == 0.5):
-        raise DataError(f"all {len(labelled)} labels are ties: there is nothing to learn")
     owner = store.episodes.of_row(rows)
     generator = np.random.default_rng(seed)
     train, held = pairs.split(labelled, config.holdout, by=config.holdout_by, owner=owner, generator=generator)
+    if np.all(train.p_a == 0.5):
+        left = f"of {len(labelled)} labels {len(train)} are not kept aside"
+        raise DataError(f"{left}, and all of those are ties: there is nothing to learn")
     stack = looks.read(store, where, rows)
     actions = store.column("action").shape[1] if config.input == "state_action" else 0
     shape = Shape(stack.shape[1:], actions, labelled.a.shape[1])

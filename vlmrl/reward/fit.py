@@ -137,14 +137,10 @@ def train(
     """An ensemble trained on pairs; with the loss `votes` twice, the second time on labels that the first voted on."""
     once = partial(_train, config, stack, shape, annotators=annotators, seed=seed, metrics=metrics, quiet=quiet)
     if config.loss == "votes":
-        first = once(pairs, name=f"{name}/votes")
-        votes, p_a = _votes(first.network, stack, pairs, _bootstrap(config, pairs, seed)), pairs.p_a.astype(np.float64)
+        first, weight = once(pairs, name=f"{name}/votes")
+        votes, p_a = _votes(first, pairs, weight), pairs.p_a.astype(np.float64)
         pairs = replace(pairs, p_a=noise.revised(votes, p_a).astype(np.float32))
-    return once(pairs, name=name)
-
-
-def _bootstrap(config: Config, pairs: Pairs, seed: int) -> Float[Tensor, "Q members"]:
-    return bootstrap(config, pairs, generator=torch.Generator().manual_seed(seed))
+    return once(pairs, name=name)[0]
 
 
 def _train(
@@ -158,7 +154,8 @@ def _train(
     metrics: Metrics,
     name: str,
     quiet: bool,
-) -> State:
+) -> tuple[State, Float[Tensor, "Q members"]]:
+    """The ensemble, and how often each pair was in each member's training set."""
     state = init(config, stack, shape, annotators=annotators, seed=seed)
     generator = torch.Generator().manual_seed(seed)
     weight = bootstrap(config, pairs, generator=generator)
@@ -184,20 +181,19 @@ def _train(
     )
     state.network.eval()
     centre(state, pairs)
-    return state
+    return state, weight
 
 
 def estimate(state: State, pairs: Pairs, weight: Float[Tensor, "Q members"]) -> None:
     """Renew the flip rates from the votes of the members that have not seen a pair."""
-    votes, p_a = _votes(state.network, state.stack.numpy(), pairs, weight), pairs.p_a.astype(np.float64)
+    votes, p_a = _votes(state, pairs, weight), pairs.p_a.astype(np.float64)
     rates = noise.flip_rates(votes, p_a, pairs.annotator, state.flip_rates.double().numpy())
     state.flip_rates = torch.from_numpy(rates).float()
 
 
-def _votes(
-    network: Network, stack: np.ndarray, pairs: Pairs, weight: Float[Tensor, "Q members"]
-) -> Float64[np.ndarray, " Q"]:
-    difference = score_clips(network, stack, pairs.a) - score_clips(network, stack, pairs.b)
+def _votes(state: State, pairs: Pairs, weight: Float[Tensor, "Q members"]) -> Float64[np.ndarray, " Q"]:
+    a, b = (score_clips(state.network, state.stack.numpy(), side) for side in (pairs.a, pairs.b))
+    difference = a - b
     return noise.out_of_bag(difference.astype(np.float64), weight.double().numpy())
 
 

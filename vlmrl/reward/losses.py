@@ -47,8 +47,8 @@ def channel(
 ) -> Float[Tensor, "..."]:
     """-p log q - (1 - p) log(1 - q), q = (1 - e) sigmoid(d) + e sigmoid(-d): the label seen through flips.
 
-    Forward correction (Patrini et al. 2017). Unbiased like `robust`, and bounded: a pair that contradicts all others is
-    taken for a flip at a cost of at most -log e. A tie pays for both answers.
+    Forward correction (Patrini et al. 2017). Flips do not move its best network, and what a pair pays is bounded: one
+    that contradicts all others is taken for a flip at a cost of at most -log e. A tie pays for both answers.
     """
     kept, flipped = torch.log1p(-flip), torch.log(flip)
     for_a, for_b = nn.functional.logsigmoid(difference), nn.functional.logsigmoid(-difference)

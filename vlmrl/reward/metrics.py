@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 import numpy as np
 from jaxtyping import Float, Float32
+from scipy.special import expit
 
 from vlmrl.annotate.audit import calibration_error
 
@@ -16,7 +17,7 @@ def held_out(
     Accuracy and calibration are over pairs that are no ties, and absent where all are; the ensemble's probability is
     the mean of its members'.
     """
-    probabilities = 1 / (1 + np.exp(members_b - members_a))
+    probabilities = expit(members_a.astype(np.float64) - members_b)
     p = probabilities.mean(1)
     clear = p_a != 0.5
     right = (p > 0.5) == (p_a > 0.5)

@@ -42,12 +42,31 @@ class Column:
     mean: Float64[np.ndarray, " N"]
     std: Float64[np.ndarray, " N"]
     first: Bool[np.ndarray, " N"]
-    """First row of an episode."""
+    """Row that no transition leads to: an episode's first, or one behind a gap. What it shows has no value."""
     final: Bool[np.ndarray, " N"]
     """Row whose transition ends its episode for good."""
+    start: Bool[np.ndarray, " N"]
+    """First row of an episode."""
 
 
 Shaped = tuple[Float64[np.ndarray, " N"], Float64[np.ndarray, " N"], dict[str, Any]]
+
+
+OF_STATES = ("potential", "since_start")
+"""Operations that leave the best policy where a reward judges states, not where it judges actions."""
+
+
+def check(operations: Sequence[str], *, of_actions: bool) -> None:
+    """Check operations before anything is spent on the column that they are for.
+
+    Raises:
+        ConfigError: if there is no such operation, or it is not for rewards of actions.
+    """
+    for operation in operations:
+        if operation not in SHAPINGS:
+            raise unknown("operation", operation, SHAPINGS)
+        if of_actions and operation in OF_STATES:
+            raise ConfigError(f"{operation} is not for rewards of actions: say shaping=[], or another reward.input")
 
 
 def derived(store: Store, reward: str, operations: Sequence[str]) -> str:
@@ -75,6 +94,11 @@ def shape(store: Store, config: Config) -> None:
         raise ConfigError("out is empty: say the new column's name")
     if config.out in store.rewards():
         return
+    if config.operation in OF_STATES and _of_actions(store.rewards().get(config.reward, {})):
+        raise ConfigError(
+            f"reward {config.reward!r} depends on actions: {config.operation} leaves the best policy only where a "
+            "reward judges what rows show"
+        )
     base = _column(store, config.base) if config.base else None
     mean, std, used = SHAPINGS[config.operation](_column(store, config.reward), config, base)
     source = store.rewards()[config.reward]
@@ -92,10 +116,11 @@ def shape(store: Store, config: Config) -> None:
 
 def column_of(store: Store, mean: Float64[np.ndarray, " N"], std: Float64[np.ndarray, " N"]) -> Column:
     """A reward over all rows of a store, whether it is written there or not."""
-    first, final, table = np.zeros(len(store), bool), np.zeros(len(store), bool), store.episodes
-    first[table.start] = True
+    first = np.concatenate([[True], ~store.column("has_next")[:-1]])
+    final, start, table = np.zeros(len(store), bool), np.zeros(len(store), bool), store.episodes
+    start[table.start] = True
     final[table.stop[table.terminated & (table.length > 1)] - 2] = True
-    return Column(mean, std, first, final)
+    return Column(mean, std, first, final, start)
 
 
 def _column(store: Store, name: str) -> Column:
@@ -103,6 +128,13 @@ def _column(store: Store, name: str) -> Column:
         raise unknown("reward", name, store.rewards())
     mean, std = (store.column(f"reward/{name}/{kind}").astype(np.float64) for kind in ("mean", "std"))
     return column_of(store, mean, std)
+
+
+def _of_actions(attributes: Mapping[str, Any]) -> bool:
+    """Whether a column, or one that it was made of, judges the action taken and not what the next row shows."""
+    return attributes.get("config", {}).get("input") == "state_action" or any(
+        map(_of_actions, attributes.get("of", {}).values())
+    )
 
 
 def pessimism(column: Column, config: Config, base: Column | None = None) -> Shaped:
@@ -129,7 +161,7 @@ def since_start(column: Column, config: Config, base: Column | None = None) -> S
     """
     del config, base
     mean, std = column.mean.copy(), column.std.copy()
-    for rows in np.split(np.arange(len(mean)), np.flatnonzero(column.first)[1:]):
+    for rows in np.split(np.arange(len(mean)), np.flatnonzero(column.start)[1:]):
         known = rows[~np.isnan(mean[rows])]
         if len(known):
             mean[rows] -= mean[known[0]]
@@ -159,7 +191,7 @@ def bounded(column: Column, config: Config, base: Column | None = None) -> Shape
 def difference(column: Column, config: Config, base: Column | None = None) -> Shaped:
     """What the transition gained: the column's value minus that of the row before, so that loitering pays nothing.
 
-    Zero on an episode's first row: what that row shows has no value in a column, whose row i is about row i+1.
+    Zero on first rows: what they show has no value in a column, whose row i is about row i+1.
     """
     del config, base
     gain = np.where(column.first, 0.0, column.mean - _before(column.mean))
@@ -169,16 +201,18 @@ def difference(column: Column, config: Config, base: Column | None = None) -> Sh
 def potential(column: Column, config: Config, base: Column | None = None) -> Shaped:
     """Add discount x next potential - potential to the base, which leaves the best policy (Ng et al. 1999).
 
-    The column is the potential. What a first row shows counts as worth what the next row shows; where an episode ends
-    for good the potential is 0, without which its best policy would change.
+    The column is the potential. First rows, which have no value in it, all count as worth the mean of the rows behind
+    them: were each worth its own next row, to get to a good one would be fined. Where an episode ends for good the
+    potential is 0, without which its best policy would change.
     """
     if not 0 < config.discount <= 1:
         raise ConfigError(f"discount is {config.discount}, above 0 and at most 1 wanted")
-    now = np.where(column.first, column.mean, _before(column.mean))
+    start = float(np.nanmean(column.mean[column.first]))
+    now = np.where(column.first, start, _before(column.mean))
     gain = config.discount * np.where(column.final, 0.0, column.mean) - now
     gain = np.where(np.isnan(column.mean), np.nan, gain)
     mean, std = (np.zeros_like(gain), np.zeros_like(gain)) if base is None else (base.mean, base.std)
-    return mean + gain, np.hypot(std, _either(column)), {"discount": config.discount}
+    return mean + gain, np.hypot(std, _either(column)), {"discount": config.discount, "first": start}
 
 
 def _before(values: Float64[np.ndarray, " N"]) -> Float64[np.ndarray, " N"]:
