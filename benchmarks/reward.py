@@ -109,7 +109,7 @@ def drawn(progress: np.ndarray, among: Int64[np.ndarray, " n"], count: int, gene
     a, b = generator.choice(among, (2, 100 * count))
     differ = np.flatnonzero(np.abs(progress[a] - progress[b]) > EQUAL)[:count]
     if len(differ) < count:
-        raise SystemExit(f"only {len(differ)} of {100 * count} pairs differ by {EQUAL} in true progress; {count} wanted")
+        raise SystemExit(f"{len(differ)} of {100 * count} pairs differ by {EQUAL} in true progress; {count} wanted")
     a, b = a[differ], b[differ]
     return Pairs(a[:, None], b[:, None], (progress[a] > progress[b]).astype(np.float32), np.zeros(count, np.int64))
 
