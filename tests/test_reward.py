@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from vlmrl.errors import ConfigError, DataError
-from vlmrl.reward import REWARDERS, network, preference, rewarder
+from vlmrl.reward import REWARDERS, fit, network, preference, rewarder
 from vlmrl.reward.distill import distill
 from vlmrl.reward.metrics import held_out, spearman
 from vlmrl.reward.network import Network, Shape, score
@@ -103,6 +104,58 @@ def test_members_of_the_ensemble_do_not_touch_each_other() -> None:
         assert second.abs().sum() == 0
     assert made.head.weight.grad is not None
     assert made.head.weight.grad[1].abs().sum() == 0
+
+
+def member(made: Network, k: int) -> nn.Sequential:
+    """Member k of an ensemble as a network of its own."""
+    layers: list[nn.Module] = []
+    for layer in made.trunk.modules():
+        if not isinstance(layer, nn.Conv2d):
+            continue
+        weight, bias = layer.weight.chunk(made.members)[k], layer.bias.chunk(made.members)[k]  # pyright: ignore[reportOptionalMemberAccess]
+        own = nn.Conv2d(weight.shape[1], weight.shape[0], layer.kernel_size, layer.stride)  # pyright: ignore[reportArgumentType]
+        own.load_state_dict({"weight": weight.detach(), "bias": bias.detach()})
+        layers += [own, nn.ReLU()]
+    head = nn.Linear(made.head.weight.shape[1], 1)
+    head.load_state_dict({"weight": made.head.weight[k : k + 1].detach(), "bias": made.head.bias[k : k + 1].detach()})  # pyright: ignore[reportArgumentType]
+    return nn.Sequential(*layers, nn.Flatten(), head)
+
+
+def test_the_stacked_networks_are_their_members_one_by_one() -> None:
+    """Rewards and gradients, of pictures as torch's own layers take them."""
+    made = fresh(dataclasses.replace(SMALL, members=3))
+    pictures = torch.randint(256, (5, *SIZE, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    rewards = made(pictures)
+    rewards.square().sum().backward()
+    first = next(layer for layer in made.trunk.modules() if isinstance(layer, nn.Conv2d))
+    assert first.weight.grad is not None
+    for k, gradient in enumerate(first.weight.grad.chunk(3)):
+        alone = member(made, k)
+        reward = alone(pictures.permute(0, 3, 1, 2) / 255 - 0.5)[:, 0]
+        reward.square().sum().backward()
+        torch.testing.assert_close(rewards[:, k], reward)
+        torch.testing.assert_close(gradient, alone[0].weight.grad)
+
+
+@pytest.mark.parametrize("trunk", ["independent", "shared"])
+def test_training_in_bfloat16_descends_the_gradient_of_float32(trunk: str) -> None:
+    generator = np.random.default_rng(0)
+    stack = generator.integers(0, 256, (64, *SIZE, 3), dtype=np.uint8)
+    a, b = (torch.from_numpy(generator.integers(64, size=(32, 1))) for _ in range(2))
+    batch = fit.Batch(a, b, torch.rand(32), torch.ones(32, 2), torch.zeros(32, dtype=torch.int64))
+    losses, gradients = [], []
+    for precision in ("float32", "bfloat16"):
+        config = dataclasses.replace(SMALL, trunk=trunk, precision=precision)
+        state = fit.init(config, stack, SHAPE, annotators=1, seed=0)
+        loss = fit.loss(config, state, batch)["loss"]
+        loss.backward()
+        losses.append(loss.item())
+        parameters = list(state.network.parameters())
+        assert all(p.dtype == torch.float32 for p in parameters)
+        gradients.append(torch.cat([p.grad.flatten() for p in parameters if p.grad is not None]))
+    assert losses[0] != losses[1]
+    assert losses[0] == pytest.approx(losses[1], rel=0.01)
+    assert torch.cosine_similarity(*gradients, dim=0) > 0.99
 
 
 def test_distilled_reward_orders_unseen_pictures_and_survives_saving(store: Store, tmp_path: Path) -> None:

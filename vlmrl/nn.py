@@ -136,6 +136,12 @@ class Actor(nn.Module):
         return self.action.invert(torch.tanh(self.net(self.observation.apply_to(obs))[0]))
 
 
+def product_dtype(precision: str) -> torch.dtype:
+    """Type of matrix products: `auto` is bfloat16 where the processor multiplies it natively."""
+    native = torch.cpu._is_avx512_bf16_supported()  # pyright: ignore[reportPrivateUsage]
+    return torch.bfloat16 if precision == "bfloat16" or (precision == "auto" and native) else torch.float32
+
+
 def pick_device(wanted: str) -> torch.device:
     """The device named, or with `auto` the GPU where there is one.
 

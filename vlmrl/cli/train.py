@@ -13,8 +13,7 @@ from vlmrl.cli.pool import side_by_side
 from vlmrl.errors import ConfigError
 from vlmrl.evaluate.rollout import FIRST_CURVE_SEED, rollout
 from vlmrl.learn import fit, learner
-from vlmrl.learn.batch import product_dtype
-from vlmrl.nn import Actor
+from vlmrl.nn import Actor, product_dtype
 from vlmrl.policy import LearnedPolicy
 from vlmrl.runfolder import Metrics, masked, provenance, read_json, write_json
 from vlmrl.sim import load_task, make

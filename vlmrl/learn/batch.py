@@ -65,12 +65,6 @@ def standardise_reward(transitions: Transitions) -> Float32[np.ndarray, " N"]:
     return ((reward - shift) / (std if std > 1e-8 else 1)).astype(np.float32)
 
 
-def product_dtype(precision: str) -> torch.dtype:
-    """Type of matrix products: `auto` is bfloat16 where the processor multiplies it natively."""
-    native = torch.cpu._is_avx512_bf16_supported()  # pyright: ignore[reportPrivateUsage]
-    return torch.bfloat16 if precision == "bfloat16" or (precision == "auto" and native) else torch.float32
-
-
 def compiled(function: FunctionT, when: str, *, updates: int) -> FunctionT:
     """The function through `torch.compile`, where that pays.
 

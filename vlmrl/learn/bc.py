@@ -8,8 +8,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from vlmrl.learn.batch import Batch, average, cosine, descend, product_dtype, sample
-from vlmrl.nn import Actor, Normaliser, together
+from vlmrl.learn.batch import Batch, average, cosine, descend, sample
+from vlmrl.nn import Actor, Normaliser, product_dtype, together
 from vlmrl.types import Transitions
 
 

@@ -24,11 +24,10 @@ from vlmrl.learn.batch import (
     cosine,
     descend,
     polyak,
-    product_dtype,
     sample,
     standardise_reward,
 )
-from vlmrl.nn import Actor, Normaliser, StackedMLP, together
+from vlmrl.nn import Actor, Normaliser, StackedMLP, product_dtype, together
 from vlmrl.types import Transitions
 
 LEAST_DEVIATION = 0.1

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from vlmrl import loop
 from vlmrl.errors import ConfigError
-from vlmrl.nn import Normaliser
+from vlmrl.nn import Normaliser, product_dtype
 from vlmrl.reward import losses, noise
 from vlmrl.reward.heads import RowHead, SegmentHead
 from vlmrl.reward.inputs import image
@@ -101,7 +101,10 @@ def loss(config: Config, state: State, batch: Batch) -> dict[str, Tensor]:
     stack, place = compact(state.stack, torch.cat([batch.a, batch.b]))
     if config.input == "image":
         stack = image.augment(stack, config.shift, generator=state.generator)
-    score_a, score_b = state.network.clips(stack, place).chunk(2)
+    # Vectors gain nothing: their products are smaller than the conversions.
+    half = config.input == "image" and product_dtype(config.precision) == torch.bfloat16
+    with torch.autocast("cpu", torch.bfloat16, enabled=half):
+        score_a, score_b = state.network.clips(stack, place).chunk(2)
     difference = score_a - score_b
     target, flip = (column[:, None].expand_as(difference) for column in (batch.p_a, state.flip_rates[batch.annotator]))
     paid = losses.LOSSES[config.loss](difference, target, flip)

@@ -86,7 +86,7 @@ def make(config: Config, shape: Shape, normaliser: Normaliser | None = None) -> 
 
 @torch.inference_mode()
 def score(
-    network: Network, stack: np.ndarray, first: Int64[np.ndarray, " M"] | None = None, *, batch: int = 512
+    network: Network, stack: np.ndarray, first: Int64[np.ndarray, " M"] | None = None, *, batch: int = 128
 ) -> Float32[np.ndarray, "M members"]:
     """Reward of each row by each member; `first` is the place of the first row of each row's episode."""
     if not len(stack):

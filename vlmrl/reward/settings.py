@@ -37,6 +37,9 @@ class Config:
     """Pairs an update."""
     lr: float = 3e-4
     weight_decay: float = 1e-4
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Of the convolutions in training (input image); auto takes bfloat16 where the processor multiplies it natively.
+    Rewards are always computed in float32."""
     shift: int = 2
     """Random shifts of the picture in training, pixels each way (input image)."""
     tanh: bool = False

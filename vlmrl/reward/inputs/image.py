@@ -51,7 +51,8 @@ class Prepare(nn.Module):
 
     def forward(self, pictures: UInt8[Tensor, "B H W C"]) -> Float[Tensor, "B C H W"]:
         """Scaled pictures."""
-        return pictures.permute(0, 3, 1, 2).float() / 255 - 0.5
+        # In place: fresh pages for two more copies of a batch would cost as much as a convolution.
+        return pictures.permute(0, 3, 1, 2).float().div_(255).sub_(0.5)
 
 
 class Trunk(nn.Module):
