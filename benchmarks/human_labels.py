@@ -52,6 +52,7 @@ EVERY = 5
 RECIPE = Config(
     input="state_action",
     model="partial_return",
+    loss="bradley_terry",
     members=5,
     hidden=(64, 64),
     updates=60,
@@ -71,6 +72,7 @@ ARMS: Mapping[str, Mapping[str, object]] = {
     "robust 0.1": {"loss": "robust", "flip_rate": 0.1},
     "channel, rate estimated": {"loss": "channel"},
     "votes": {"loss": "votes"},
+    "absolute": {"loss": "absolute"},
     "one network": {"members": 1},
     "shared trunk": {"trunk": "shared"},
     "every row": {"every": 1},
@@ -82,6 +84,7 @@ NOISY: Mapping[str, Mapping[str, object]] = {
     "channel 0.3": {"loss": "channel", "flip_rate": FLIPPED},
     "channel, rate estimated": {"loss": "channel"},
     "votes": {"loss": "votes"},
+    "absolute": {"loss": "absolute"},
     "Bradley-Terry, 240 up.": {"updates": 240},
     "channel, est., 240 up.": {"loss": "channel", "updates": 240},
 }
