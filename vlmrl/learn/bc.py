@@ -17,7 +17,7 @@ from vlmrl.types import Transitions
 class Config:
     """Settings of behaviour cloning; network and schedule as IQL's actor, so that the two compare."""
 
-    updates: int = 20_000
+    updates: int = 10_000
     batch: int = 256
     hidden: tuple[int, ...] = (256, 256)
     lr: float = 3e-4

@@ -39,7 +39,7 @@ constant reward is not behaviour cloning but follows the networks' errors: a bas
 class Config:
     """Settings of IQL; the paper's values where not said otherwise."""
 
-    updates: int = 20_000
+    updates: int = 10_000
     batch: int = 256
     hidden: tuple[int, ...] = (256, 256)
     lr: float = 3e-4
