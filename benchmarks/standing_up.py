@@ -64,12 +64,12 @@ class Arm:
     """One way from labels to a policy: what it changes in the plain one."""
 
     reward: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    shaping: tuple[tuple[str, Mapping[str, float]], ...] = ()
+    shaping: tuple[tuple[str, Mapping[str, Any]], ...] = ()
     learner: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
 
 PLAIN = {"loss": "bradley_terry", "updates": 1_500}
-START = (("since_start", {}),)
+START: tuple[tuple[str, Mapping[str, Any]], ...] = (("since_start", {}),)
 ARMS = {
     "plain": Arm(PLAIN),
     "one member": Arm(PLAIN | {"members": 1}),
@@ -147,7 +147,7 @@ def run(job: Job) -> None:
         mean, std, _ = shaping.SHAPINGS[operation](column, shaping.Config(**settings), None)
     rows = store.column("has_next") & store.column("has_action")
     transitions = replace(store.transitions(), reward=mean[rows].astype(np.float32))
-    config = iql.Config(**{"updates": UPDATES, **arm.learner})
+    config = replace(iql.Config(updates=UPDATES), **arm.learner)
     envs, seeds = [make(task) for _ in range(10)], range(FIRST_CURVE_SEED, FIRST_CURVE_SEED + CURVE_EPISODES)
 
     def measure(_: int, actor: Actor) -> Mapping[str, float]:
