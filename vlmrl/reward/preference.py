@@ -5,10 +5,11 @@
 - `loss`: how wrong labels are dealt with (`vlmrl.reward.losses`);
 - `trunk`: whether members are networks of their own (`vlmrl.reward.network`).
 
-The default is RL-VLM-F's: Bradley-Terry on single frames and a network of four convolutions and a linear layer, with
-three changes. The output is linear: most pairs compare something with nothing, and a tanh then saturates at the first
-sign of progress (on drawer_open at 30 % of the way), which leaves no reward for going on; `tanh` brings it back.
-Pictures are brought to 64x64. Each member has its own initial weights and its own bootstrap of the labels.
+The default is RL-VLM-F's, single frames and a network of four convolutions and a linear layer, with four changes. The
+loss is `absolute`, which a minority of wrong answers does not move, instead of Bradley-Terry's. The output is linear:
+most pairs compare something with nothing, and a tanh then saturates at the first sign of progress (on drawer_open at
+30 % of the way), which leaves no reward for going on; `tanh` brings it back. Pictures are brought to 64x64.
+Each member has its own initial weights and its own bootstrap of the labels.
 """
 
 from collections.abc import Mapping
