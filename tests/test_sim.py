@@ -14,11 +14,12 @@ import pytest
 
 from vlmrl.errors import ConfigError, DataError
 from vlmrl.sim import expert, load_task, make
-from vlmrl.sim.register import ANY, IDS, register_envs
+from vlmrl.sim.register import ANY, ids, register_envs
 
 if TYPE_CHECKING:
     from vlmrl.sim.env import SimEnv
 
+IDS = ids()
 TASKS = sorted(IDS.values())
 
 
@@ -260,7 +261,7 @@ def test_registering_does_not_import_mujoco() -> None:
 
 
 def test_gymnasium_finds_our_environments_by_itself() -> None:
-    code = "import gymnasium; gymnasium.make('vlmrl.sim.gym:vlmrl/CartPole-v0').reset(seed=0)"
+    code = "import gymnasium; gymnasium.make('vlmrl.sim.gym:vlmrl/Cartpole-v0').reset(seed=0)"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 

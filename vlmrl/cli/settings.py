@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from vlmrl.annotate import Limits
-from vlmrl.content import names
 from vlmrl.errors import ConfigError, unknown
 from vlmrl.evaluate.collect import Config as CollectConfig
 from vlmrl.learn.bc import Config as BcConfig
 from vlmrl.reward.preference import Config as RewardConfig
 from vlmrl.runfolder import flatten, read_json
-from vlmrl.sim import Task, load_task, make
+from vlmrl.sim import Task, load_task, make, task_names
 from vlmrl.store import Store
 
 FREE = ("arms", "seeds", "evaluate", "limits", "ledger", "check_order", "workers", "out")
@@ -104,7 +103,7 @@ def pick_task(config: RunConfig) -> Task | None:
     if config.store is None:
         return load_task("drawer_open")
     recorded = set(Store.open(config.store).episodes.task)
-    return load_task(recorded.pop()) if len(recorded) == 1 and recorded <= set(names("tasks")) else None
+    return load_task(recorded.pop()) if len(recorded) == 1 and recorded <= set(task_names()) else None
 
 
 def fitting(config: RunConfig, store: Store, task: Task | None) -> RunConfig:

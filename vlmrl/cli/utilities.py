@@ -8,7 +8,6 @@ import typer
 from vlmrl import config as configuration
 from vlmrl.cli.judge import app as judge
 from vlmrl.cli.reward import app as reward
-from vlmrl.content import names
 from vlmrl.errors import ConfigError
 
 HELP = """Teach robots from vision-language-model feedback.
@@ -147,9 +146,9 @@ def check(store: Annotated[Path, typer.Argument(help="Folder of a store")]) -> N
 @task.command("list")
 def list_() -> None:
     """Name the tasks, yours (./tasks) and the installed ones, with their sentences."""
-    from vlmrl.sim import load_task
+    from vlmrl.sim import load_task, task_names
 
-    for name in names("tasks"):
+    for name in task_names():
         typer.echo(f"{name:24} {load_task(name).instruction}")
 
 

@@ -3,12 +3,12 @@
 from typing import TYPE_CHECKING
 
 from vlmrl.sim.register import expert, make
-from vlmrl.sim.task import Task, load_task
+from vlmrl.sim.task import Task, load_task, task_names
 
 if TYPE_CHECKING:
     from vlmrl.sim.env import SimEnv as SimEnv
 
-__all__ = ["Task", "expert", "load_task", "make"]
+__all__ = ["Task", "expert", "load_task", "make", "task_names"]
 
 
 def __getattr__(name: str) -> object:

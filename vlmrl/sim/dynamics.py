@@ -6,10 +6,14 @@ from typing import Protocol, cast, runtime_checkable
 
 import mujoco
 import numpy as np
-from jaxtyping import Float32, Float64
+from jaxtyping import Float32, Float64, UInt8
 
-from vlmrl.errors import unknown
+from vlmrl.errors import VlmrlError, unknown
 from vlmrl.sim.task import Task
+
+
+class Diverged(VlmrlError):
+    """The simulation has left physics (numbers that explode, cloth that tears): the episode is worth nothing."""
 
 
 @runtime_checkable
@@ -20,7 +24,11 @@ class Dynamics(Protocol):
     data: mujoco.MjData
     control_hz: float
     action_names: tuple[str, ...]
+    action_units: tuple[str, ...]
+    """What 1 stands for in each action, as `0.0125 m`."""
     state_names: tuple[str, ...]
+    state_units: tuple[str, ...]
+    """`1` where a number has no unit."""
     low: Float32[np.ndarray, " D"]
     high: Float32[np.ndarray, " D"]
     """Bounds of the state."""
@@ -30,11 +38,19 @@ class Dynamics(Protocol):
         ...
 
     def step(self, action: Float32[np.ndarray, " A"]) -> float:
-        """Advance one control step with an action in [-1, 1]; return the ground-truth reward."""
+        """Advance one control step with an action in [-1, 1]; return the ground-truth reward.
+
+        Raises:
+            Diverged: if the family's own guards say that the state means nothing any more.
+        """
         ...
 
     def observe(self) -> Float32[np.ndarray, " D"]:
         """The state as learners see it."""
+        ...
+
+    def signals(self) -> Mapping[str, float]:
+        """Named truths of the present state, for predicates, measures and `info`; the names never change."""
         ...
 
     def memory(self) -> Float64[np.ndarray, " M"]:
@@ -43,6 +59,27 @@ class Dynamics(Protocol):
 
     def remember(self, memory: Float64[np.ndarray, " M"]) -> None:
         """Put `memory` back; called after MuJoCo's state was set, before kinematics are computed."""
+        ...
+
+
+@runtime_checkable
+class Shows(Protocol):
+    """Dynamics that show more than the state."""
+
+    shown: Mapping[str, tuple[int, ...]]
+    """Shape of each further observation, float32."""
+
+    def show(self) -> Mapping[str, Float32[np.ndarray, "..."]]:
+        """The further observations of the present state."""
+        ...
+
+
+@runtime_checkable
+class Paints(Protocol):
+    """Dynamics that draw themselves: an environment that MuJoCo does not move."""
+
+    def paint(self, height: int, width: int) -> UInt8[np.ndarray, "H W 3"]:
+        """A picture of the present state, RGB, top row first."""
         ...
 
 

@@ -9,8 +9,8 @@ import numpy as np
 from gymnasium.spaces import Box, Dict
 from jaxtyping import Float32, Float64, UInt8
 
-from vlmrl.errors import ConfigError, DataError
-from vlmrl.sim.dynamics import family
+from vlmrl.errors import ConfigError, DataError, unknown
+from vlmrl.sim.dynamics import Diverged, Paints, Shows, family
 from vlmrl.sim.predicates import MEASURES, PREDICATES, bind
 from vlmrl.sim.render import Renderer
 from vlmrl.sim.task import Task
@@ -30,7 +30,8 @@ class SimEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
     """A task as Gymnasium sees it.
 
     The reward is the simulator's ground truth. Episodes are truncated at the task's horizon and never terminate.
-    `info` has `success` (of this step, with the task's `hold`) and `progress` (0 to 1, visible in the picture).
+    `info` has `success` (of this step, with the task's `hold`), `progress` (0 to 1, visible in the picture), the
+    family's `signals`, and `diverged`: the simulation has failed, the episode is truncated and must not be used.
     """
 
     def __init__(self, task: Task, *, render_mode: str | None = None) -> None:
@@ -42,12 +43,17 @@ class SimEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
         if abs(self._dynamics.control_hz - task.control_hz) > 1e-6:
             raise ConfigError(f"task {task.name!r}: control_hz is {task.control_hz}, but {self._dynamics.control_hz:g}")
         self.state_names, self.action_names = self._dynamics.state_names, self._dynamics.action_names
-        self.observation_space: Any = Dict(state=Box(self._dynamics.low, self._dynamics.high, dtype=np.float32))
+        self.state_units, self.action_units = self._dynamics.state_units, self._dynamics.action_units
+        shown = self._dynamics.shown if isinstance(self._dynamics, Shows) else {}
+        spaces: dict[str, Any] = {"state": Box(self._dynamics.low, self._dynamics.high, dtype=np.float32)}
+        spaces |= {key: Box(-np.inf, np.inf, shape, np.float32) for key, shape in shown.items()}
+        self.observation_space: Any = Dict(spaces)
         self.action_space = Box(-1.0, 1.0, (len(self.action_names),), np.float32)
         self._holds = bind(PREDICATES, task.success, "predicate")
         self._measure = bind(MEASURES, task.progress, "measure")
         self._renderer = Renderer(self.model, task.cameras, render=task.render, robot_bodies=task.robot_bodies)
         self._steps, self._held = 0, 0
+        self._warned = 0
 
     @property
     def model(self) -> mujoco.MjModel:
@@ -66,6 +72,7 @@ class SimEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
         super().reset(seed=seed)
         self._steps, self._held = 0, 0
         self._dynamics.reset(self.np_random)
+        self._warned = self._warnings()
         return self._observation(), self._info()
 
     def step(self, action: np.ndarray) -> tuple[dict[str, np.ndarray], float, bool, bool, dict[str, Any]]:
@@ -73,14 +80,27 @@ class SimEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
         action = np.asarray(action, np.float32)
         if action.shape != self.action_space.shape or not np.isfinite(action).all():
             raise DataError(f"finite action of shape {self.action_space.shape} wanted, found {action!r}")
-        reward = self._dynamics.step(np.clip(action, -1, 1))
+        try:
+            reward = self._dynamics.step(np.clip(action, -1, 1))
+        except Diverged:
+            reward, diverged = 0.0, True
+        else:
+            # MuJoCo resets a state that has exploded, which then looks perfectly well.
+            diverged = self._warnings() > self._warned or not np.isfinite(reward)
         self._steps += 1
-        self._held = self._held + 1 if self._holds(self.model, self.data) else 0
-        return self._observation(), reward, False, self._steps >= self.task.horizon, self._info()
+        self._held = self._held + 1 if not diverged and self._holds(self._dynamics) else 0
+        truncated = diverged or self._steps >= self.task.horizon
+        return self._observation(), reward, False, truncated, self._info() | {"diverged": diverged}
 
     def frame(self, camera: str | None = None) -> UInt8[np.ndarray, "H W 3"]:
         """Draw the present state, RGB; by default what rewards and labelers see."""
-        return self._renderer.frame(self.data, camera or self.task.camera)
+        chosen = camera or self.task.camera
+        if isinstance(self._dynamics, Paints):
+            if chosen not in self.task.cameras:
+                raise unknown("camera", chosen, self.task.cameras)
+            placement = self.task.cameras[chosen]
+            return self._dynamics.paint(placement.height, placement.width)
+        return self._renderer.frame(self.data, chosen)
 
     def render(self) -> UInt8[np.ndarray, "H W 3"] | None:  # type: ignore[override]
         """Gymnasium's name for `frame`, with the robot in the picture."""
@@ -119,9 +139,15 @@ class SimEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
         """Free the graphics context; safe to call twice."""
         self._renderer.close()
 
-    def _observation(self) -> dict[str, Float32[np.ndarray, " D"]]:
-        return {"state": self._dynamics.observe()}
+    def _observation(self) -> dict[str, Float32[np.ndarray, "..."]]:
+        more = self._dynamics.show() if isinstance(self._dynamics, Shows) else {}
+        return {"state": self._dynamics.observe(), **more}
 
     def _info(self) -> dict[str, Any]:
-        success = self._held >= self.task.hold
-        return {"success": success, "progress": float(self._measure(self.model, self.data))}
+        told = {"success": self._held >= self.task.hold, "progress": float(self._measure(self._dynamics))}
+        return told | {"diverged": False, "signals": dict(self._dynamics.signals())}
+
+    def _warnings(self) -> int:
+        """Times that MuJoCo found the state or its velocities to have exploded."""
+        bad = (mujoco.mjtWarning.mjWARN_BADQPOS, mujoco.mjtWarning.mjWARN_BADQVEL, mujoco.mjtWarning.mjWARN_BADQACC)
+        return sum(int(self.data.warning[kind].number) for kind in bad)

@@ -3,32 +3,37 @@
 Simulators are imported only when one is made.
 """
 
+import re
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from vlmrl import gl
-from vlmrl.sim.task import Task, load_task
+from vlmrl.sim.task import Task, load_task, task_names
 
 if TYPE_CHECKING:
     from vlmrl.sim.dynamics import Expert
     from vlmrl.sim.env import SimEnv
 
-IDS: Mapping[str, str] = {
-    "vlmrl/CartPole-v0": "cartpole",
-    "vlmrl/DrawerOpen-v0": "drawer_open",
-    "vlmrl/DrawerOpenPaper-v0": "drawer_open_paper",
-}
 ANY = "vlmrl/Task-v0"
 """Takes the name of a task, yours included: `gymnasium.make("vlmrl/Task-v0", task="my_task")`."""
+
+
+def ids() -> Mapping[str, str]:
+    """Gymnasium's ids of the tasks: `vlmrl/DrawerOpen-v0` for `drawer_open`."""
+    return {f"vlmrl/{re.sub('(?:^|[^a-z0-9])([a-z0-9])', _capital, name)}-v0": name for name in task_names()}
+
+
+def _capital(found: "re.Match[str]") -> str:
+    return found[1].upper()
 
 
 def register_envs() -> None:
     """Tell Gymnasium our ids."""
     from gymnasium.envs.registration import register, registry
 
-    for name, task in IDS.items():
+    for name, task in ids().items():
         if name not in registry:
             register(name, "vlmrl.sim.register:make_named", kwargs={"task": task})
     if ANY not in registry:

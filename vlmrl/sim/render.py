@@ -90,6 +90,7 @@ class _Context:
         self._scene = mujoco.MjvScene(model, maxgeom=2 * model.ngeom + 1000)
         self._scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = settings.shadows
         self._scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = settings.reflections
+        self._scene.flags[mujoco.mjtRndFlag.mjRND_CULL_FACE] = settings.cull
         self._user = mujoco.MjvCamera()
         # A user camera is left as `place` set it, and the headlight follows it.
         self._user.type = mujoco.mjtCamera.mjCAMERA_USER

@@ -7,7 +7,7 @@ from typing import Any, cast, get_args, get_origin, get_type_hints
 
 import yaml
 
-from vlmrl.content import find, names
+from vlmrl.content import find, names, places
 from vlmrl.errors import ConfigError, unknown
 from vlmrl.sim.predicates import MEASURES, PREDICATES, check_parameters
 
@@ -47,6 +47,8 @@ class Render:
     """Samples a pixel, 0 none."""
     sites: bool = False
     """Draw MuJoCo sites: Meta-World marks the goal with one, which would tell the answer."""
+    cull: bool = False
+    """Draw only the side of a surface that faces the camera: a cloth of two skins has a colour on each side."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,8 @@ class Physics:
     """A name in `vlmrl.sim.dynamics.FAMILIES`."""
     name: str = ""
     """The family's own environment, for example `drawer-open-v3`."""
+    options: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """What else the family takes."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +75,8 @@ class Resets:
     """Start of the hand, m; empty: the family's own."""
     spread: float = 0.05
     """Half-width of the uniform start of each state, for families that draw one (cartpole)."""
+    ranges: Mapping[str, Vector] = field(default_factory=dict[str, Vector])
+    """Quantities that the family draws evenly from [low, high], by their names; SI units, radians."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +97,8 @@ class Task:
     """`measure` names an entry of `MEASURES`, the other keys are its parameters."""
     caption: str = ""
     """The finished goal as a statement, for image-text models."""
+    baseline: str = ""
+    """The scene without the goal as a statement: VLM-RM's second prompt."""
     camera: str = "judge"
     """The camera of rewards and labelers."""
     video: str = "video"
@@ -112,29 +120,65 @@ class Task:
         return {"task": self.name, "camera": chosen, **placement, **asdict(self.render)}
 
 
+DEFAULTS = "defaults.yaml"
+"""In a group's folder: keys that its tasks have where they do not say otherwise."""
+
+
+def task_names() -> list[str]:
+    """Every task, yours (./tasks) and the installed ones: `<folder>`, or `<group>/<file>` for tasks of one file."""
+    found: set[str] = set()
+    for folder in names("tasks"):
+        members = {p.stem for place in places("tasks") for p in (place / folder).glob("*.yaml")}
+        alone = any(
+            (place / folder).is_dir() and not list((place / folder).glob("*.yaml")) for place in places("tasks")
+        )
+        if "task" in members or alone:
+            found.add(folder)
+        found |= {f"{folder}/{member}" for member in members - {"task", "defaults"}}
+    return sorted(found)
+
+
 def load_task(name: str) -> Task:
-    """Read `tasks/<name>/task.yaml`.
+    """Read `tasks/<name>/task.yaml`, or for a name with a slash `tasks/<name>.yaml` over its group's defaults.
 
     Raises:
         ConfigError: if there is no such task, or a key is unknown, missing or of the wrong type.
     """
-    if name not in (have := names("tasks")):
+    if name not in (have := task_names()):
         raise unknown("task", name, have)
-    path = find("tasks", name) / "task.yaml"
+    group = name.rpartition("/")[0]
+    path = find("tasks", f"{name}.yaml") if group else find("tasks", name) / "task.yaml"
     if not path.is_file():
         raise ConfigError(f"task {name!r}: {path} is missing")
+    content = _read(path)
+    if group and any((place / group / DEFAULTS).is_file() for place in places("tasks")):
+        content = _over(_read(find("tasks", f"{group}/{DEFAULTS}")), content)
+    task = cast("Task", _build(Task, content | {"name": name, "folder": path.parent}, str(path)))
+    _check(task, str(path))
+    return task
+
+
+def _read(path: Path) -> dict[str, Any]:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}: not valid YAML: {error}") from error
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: a mapping of keys wanted, found {type(content).__name__}")
-    given = {k: v for k, v in cast("dict[str, Any]", content).items() if k not in ("name", "folder")}
-    if len(given) != len(cast("dict[str, Any]", content)):
+    given = cast("dict[str, Any]", content)
+    if {"name", "folder"} & set(given):
         raise ConfigError(f"{path}: keys 'name' and 'folder' follow from where the file lies; remove them")
-    task = cast("Task", _build(Task, given | {"name": name, "folder": path.parent}, str(path)))
-    _check(task, str(path))
-    return task
+    return given
+
+
+def _over(defaults: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """The given keys over the defaults; mappings are joined, but a predicate or measure replaces the other whole."""
+    merged = dict(defaults)
+    for key, value in given.items():
+        before = merged.get(key)
+        joined = isinstance(before, Mapping) and isinstance(value, Mapping) and key not in ("success", "progress")
+        merged[key] = _over(cast("Mapping[str, Any]", before), cast("Mapping[str, Any]", value)) if joined else value
+    return merged
 
 
 def _check(task: Task, where: str) -> None:

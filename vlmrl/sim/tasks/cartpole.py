@@ -25,7 +25,9 @@ class CartPole:
 
     control_hz = 50.0
     action_names = ("force",)
+    action_units = ("10 N",)
     state_names = ("cart_position", "cart_velocity", "pole_angle", "pole_velocity")
+    state_units = ("m", "m/s", "rad", "rad/s")
 
     def __init__(self, task: Task) -> None:
         path = task.folder / "scene.xml"
@@ -58,6 +60,10 @@ class CartPole:
         """Positions and velocities."""
         q, v = self.data.qpos, self.data.qvel
         return np.clip(np.array([q[0], v[0], q[1], v[1]], np.float32), self.low, self.high)
+
+    def signals(self) -> Mapping[str, float]:
+        """Nothing that the joints do not say."""
+        return {}
 
     def memory(self) -> Float64[np.ndarray, " M"]:
         """Nothing."""

@@ -26,8 +26,10 @@ class Sawyer:
     """One Meta-World environment, driven below its own `reset` and `step`."""
 
     action_names = ("hand_dx", "hand_dy", "hand_dz", "gripper")
+    action_units = ("0.01 m", "0.01 m", "0.01 m", "1")
     state_names = (*_NOW, *(f"{n}_before" for n in _NOW), "goal_x", "goal_y", "goal_z")
     """Meta-World's own 39 numbers; the goal is zero as in its partially observable tasks."""
+    state_units = (*(2 * (*3 * ("m",), "1", *2 * (*3 * ("m",), *4 * ("1",)))), *3 * ("m",))
 
     def __init__(self, task: Task) -> None:
         self._env = _environment(task.physics.name)
@@ -42,7 +44,8 @@ class Sawyer:
         self._home = self.model.body_pos.copy()
         self._state = np.zeros(39)
         self.to_target = 0.0
-        """Meta-World's distance of the object from its target after the last step, in metres; some tasks report 0."""
+        """Meta-World's distance of the object from its target, in metres; some tasks report 0."""
+        self._success, self._start = False, 0.0
         # `memory` has its full length from the start, so that a state can be set before the first episode.
         self._moved = np.flatnonzero(self.model.body_parentid == 0)
         self.reset(np.random.default_rng(0))
@@ -63,12 +66,19 @@ class Sawyer:
         now = env._get_curr_obs_combined_no_goal()
         env._prev_obs = now
         self._state = self._clipped(np.hstack((now, now, np.zeros(3))))
+        self._told(env.evaluate_state(self._state, np.zeros(4, np.float32))[1])
+        self._start = self.to_target
 
     def step(self, action: Float32[np.ndarray, " A"]) -> float:
         """Move the hand; the reward is Meta-World's dense one, unscaled."""
         self._state, reward, _, _, info = self._env.step(action)
-        self.to_target = float(info["obj_to_target"])
+        self._told(info)
         return float(reward)
+
+    def signals(self) -> Mapping[str, float]:
+        """Meta-World's own success, and the object's way to its target (m; 1 at the target, 0 where it started)."""
+        travelled = 1 - self.to_target / self._start if self._start > 0 else 0.0
+        return {"success": float(self._success), "to_target": self.to_target, "travelled": travelled}
 
     @property
     def target(self) -> Float64[np.ndarray, "3"]:
@@ -88,7 +98,9 @@ class Sawyer:
         """Where the reset put things, and the stacked observation."""
         # Resets move bodies of the model itself.
         vectors = [getattr(self._env, name) for name in self._vectors]
-        return np.concatenate([*vectors, self._env._prev_obs, self._state, self.model.body_pos[self._moved].ravel()])
+        told = [self.to_target, self._success, self._start]
+        moved = self.model.body_pos[self._moved].ravel()
+        return np.concatenate([*vectors, self._env._prev_obs, self._state, told, moved])
 
     def remember(self, memory: Float64[np.ndarray, " M"]) -> None:
         """Put them back."""
@@ -96,9 +108,13 @@ class Sawyer:
         for name, vector in zip(self._vectors, memory[:size].reshape(-1, 3), strict=True):
             setattr(env, name, vector.copy())
         env._prev_obs, self._state = memory[size : size + 18].copy(), memory[size + 18 : size + 57].copy()
-        self.model.body_pos[self._moved] = memory[size + 57 :].reshape(-1, 3)
+        self.to_target, self._success, self._start = memory[size + 57], bool(memory[size + 58]), memory[size + 59]
+        self.model.body_pos[self._moved] = memory[size + 60 :].reshape(-1, 3)
         env.curr_path_length = 0
         env._did_see_sim_exception = False
+
+    def _told(self, info: Mapping[str, Any]) -> None:
+        self.to_target, self._success = float(info["obj_to_target"]), bool(info["success"])
 
     def _clipped(self, state: Float64[np.ndarray, "39"]) -> Float64[np.ndarray, "39"]:
         space = self._env.sawyer_observation_space
