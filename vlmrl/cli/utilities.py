@@ -8,6 +8,7 @@ import typer
 from vlmrl import config as configuration
 from vlmrl.cli.judge import app as judge
 from vlmrl.cli.reward import app as reward
+from vlmrl.cli.task import app as task
 from vlmrl.errors import ConfigError
 
 HELP = """Teach robots from vision-language-model feedback.
@@ -27,7 +28,6 @@ JOBS = {
 
 app = typer.Typer(help=HELP, no_args_is_help=True, rich_markup_mode="rich", add_completion=False)
 data = typer.Typer(help="Stores of episodes: import logs, look inside, draw, check.", no_args_is_help=True)
-task = typer.Typer(help="Simulated tasks.", no_args_is_help=True)
 app.add_typer(data, name="data")
 app.add_typer(task, name="task")
 app.add_typer(judge, name="judge")
@@ -141,15 +141,6 @@ def check(store: Annotated[Path, typer.Argument(help="Folder of a store")]) -> N
     if problems:
         raise typer.Exit(1)
     typer.echo(f"{store}: whole")
-
-
-@task.command("list")
-def list_() -> None:
-    """Name the tasks, yours (./tasks) and the installed ones, with their sentences."""
-    from vlmrl.sim import load_task, task_names
-
-    for name in task_names():
-        typer.echo(f"{name:24} {load_task(name).instruction}")
 
 
 def _pairs(settings: list[str]) -> dict[str, str | list[str]]:

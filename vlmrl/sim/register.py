@@ -22,7 +22,12 @@ ANY = "vlmrl/Task-v0"
 
 def ids() -> Mapping[str, str]:
     """Gymnasium's ids of the tasks: `vlmrl/DrawerOpen-v0` for `drawer_open`."""
-    return {f"vlmrl/{re.sub('(?:^|[^a-z0-9])([a-z0-9])', _capital, name)}-v0": name for name in task_names()}
+    return {id_of(name): name for name in task_names()}
+
+
+def id_of(task: str) -> str:
+    """Gymnasium's id of a task: its words in capitals, without what stands between them."""
+    return f"vlmrl/{re.sub('(?:^|[^a-z0-9])([a-z0-9])', _capital, task)}-v0"
 
 
 def _capital(found: "re.Match[str]") -> str:

@@ -1,0 +1,78 @@
+"""`vlmrl task`: what can be simulated, in words and pictures."""
+
+from pathlib import Path
+from string import Template
+from typing import Annotated
+
+import typer
+from tqdm import tqdm
+
+from vlmrl.content import find
+from vlmrl.errors import ConfigError
+
+app = typer.Typer(help="Simulated tasks: list them, show one's card, draw them all.", no_args_is_help=True)
+
+
+@app.command("list")
+def list_() -> None:
+    """Name the tasks, yours (./tasks) and the installed ones, with their sentences."""
+    from vlmrl.sim import load_task, task_names
+
+    found = [load_task(name) for name in task_names()]
+    width = max(len(task.name) for task in found) + 2
+    for task in found:
+        typer.echo(f"{task.name:{width}}{task.instruction}")
+
+
+@app.command()
+def show(
+    name: Annotated[str, typer.Argument(help="A task, as `vlmrl task list` names it")],
+    out: Annotated[Path | None, typer.Option(help="Where the picture goes; by default ./NAME.png")] = None,
+    seed: Annotated[int, typer.Option(help="Which start is drawn")] = 0,
+) -> None:
+    """Print a task's card (sentence, spaces, success) and draw its start and what the scripted expert reaches."""
+    from vlmrl.sim import load_task
+    from vlmrl.sim.card import card, pictures
+    from vlmrl.sim.sheet import sheet
+
+    task = load_task(name)
+    typer.echo(card(task, question=_question(task.instruction)))
+    path = out or Path(f"{name.replace('/', '-')}.png")
+    typer.echo(f"picture: {sheet([(name, task.instruction, pictures(task, seed=seed))], path, height=240)}")
+
+
+def _question(sentence: str) -> str:
+    """What the labelers' default prompt asks of two pictures of this task."""
+    from vlmrl.annotate.openai import Config
+
+    text = find("conf", f"prompt/{Config.prompt}/one_stage.txt").read_text(encoding="utf-8")
+    asked = next(line for line in text.splitlines() if "$goal" in line)
+    return Template(asked).safe_substitute(goal=sentence).lstrip("0123456789. ")
+
+
+@app.command("sheet")
+def sheet_(
+    group: Annotated[str, typer.Argument(help="Only tasks whose name starts so")] = "",
+    out: Annotated[Path, typer.Option(help="Where the picture goes")] = Path("tasks.png"),
+    seed: Annotated[int, typer.Option(help="Which start is drawn")] = 0,
+) -> None:
+    """Draw start and end of all tasks, as their judge sees them, on one sheet."""
+    from vlmrl.sim import load_task, task_names
+    from vlmrl.sim.card import pictures
+    from vlmrl.sim.sheet import choose, sheet
+
+    names = [name for name in task_names() if name.startswith(group)]
+    if not names:
+        raise ConfigError(f"no task starts with {group!r}; have: {', '.join(task_names())}")
+    cells, left_out = [], []
+    for name in tqdm(names, unit="task", dynamic_ncols=True):
+        task = load_task(name)
+        try:
+            shots = pictures(task, seed=seed)
+        except ConfigError as error:
+            left_out.append(f"{name} left out: {error}")
+            continue
+        cells.append((name, task.instruction, choose(shots, [task.camera])))
+    for line in left_out:
+        typer.echo(line)
+    typer.echo(f"{len(cells)} tasks: {sheet(cells, out)}")
