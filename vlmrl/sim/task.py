@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, cast, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar, cast, get_args, get_origin, get_type_hints
 
 import yaml
 
@@ -12,6 +12,7 @@ from vlmrl.errors import ConfigError, unknown
 from vlmrl.sim.predicates import MEASURES, PREDICATES, check_parameters
 
 Vector = tuple[float, ...]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -156,6 +157,15 @@ def load_task(name: str) -> Task:
     task = cast("Task", _build(Task, content | {"name": name, "folder": path.parent}, str(path)))
     _check(task, str(path))
     return task
+
+
+def parsed(cls: type[T], task: Task) -> T:
+    """Read a task's `physics.options` as a family's dataclass.
+
+    Raises:
+        ConfigError: if a key is unknown, missing or of the wrong type.
+    """
+    return cast("T", _build(cls, task.physics.options, f"task {task.name!r}: physics.options"))
 
 
 def _read(path: Path) -> dict[str, Any]:
