@@ -1,8 +1,8 @@
 """One number for many tasks, from scores in runs × tasks (a run is a training seed), as rliable defines them.
 
 Agarwal et al. 2021, "Deep reinforcement learning at the edge of the statistical precipice". Intervals are those of the
-stratified bootstrap: runs are drawn again within each task, tasks are kept. They say how the result would vary with other
-training seeds on the same tasks, not with other tasks.
+stratified bootstrap: runs are drawn again within each task, tasks are kept. They say how the result would vary with
+other training seeds on the same tasks, not with other tasks.
 """
 
 from collections.abc import Callable

@@ -3,9 +3,10 @@
     100 · (return − random) / (expert − random)
 
 The published references are those of D4RL's own code (Farama-Foundation/D4RL at 61b0d257: `d4rl/infos.py` and
-`d4rl/hand_manipulation_suite/__init__.py`), measured in the environments of its day (gym's v2 locomotion on 1,000 steps,
-mj_envs' hands on 200, the pen on 100). Gymnasium's v4 and v5 and gymnasium-robotics' hands differ from them in details of
-physics and reward: a score there is a scale for reading, not an entry for D4RL's tables. Same lengths are required.
+`d4rl/hand_manipulation_suite/__init__.py`), measured in the environments of its day (gym's v2 locomotion on 1,000
+steps, mj_envs' hands on 200, the pen on 100). Gymnasium's v4 and v5 and gymnasium-robotics' hands differ from them in
+details of physics and reward: a score there is a scale for reading, not an entry for D4RL's tables. Episodes must be of
+the same length, for returns grow with it.
 """
 
 import re

@@ -40,7 +40,9 @@ def for_difference(rate: float, versus: float, *, power: float = 0.8, correlatio
         ConfigError: if the rates are equal, or outcomes of these rates cannot have this correlation.
     """
     if not (0 <= rate <= 1 and 0 <= versus <= 1 and rate != versus and 0 < power < 1):
-        raise ConfigError(f"two different rates from 0 to 1 and a power between wanted, found {rate}, {versus}, {power}")
+        raise ConfigError(
+            f"two different rates from 0 to 1 and a power between wanted, found {rate}, {versus}, {power}"
+        )
     both = rate * versus + correlation * sqrt(rate * (1 - rate) * versus * (1 - versus))
     if not max(0.0, rate + versus - 1) - 1e-12 <= both <= min(rate, versus) + 1e-12:
         raise ConfigError(f"outcomes of rates {rate} and {versus} cannot have a correlation of {correlation}")

@@ -10,6 +10,7 @@ better, worse, alike; the set is projected) are read off it.
 
 from collections.abc import Callable, Sequence
 from math import log, sqrt
+from typing import cast
 
 import numpy as np
 from scipy.optimize import brentq
@@ -87,6 +88,10 @@ def _profile_likelihood(better: int, worse: int, alike: int, gap: float) -> floa
 def _solved(excess: Callable[[float], float], estimate: float, low: float, high: float) -> Interval:
     """Where the martingale reaches its bound on either side of the estimate; `excess` is negative inside."""
     inside = min(max(estimate, low + 1e-12), high - 1e-12)
-    below = low if excess(low + 1e-12) <= 0 else float(brentq(excess, low + 1e-12, inside))
-    above = high if excess(high - 1e-12) <= 0 else float(brentq(excess, inside, high - 1e-12))
+    below = low if excess(low + 1e-12) <= 0 else _root(excess, low + 1e-12, inside)
+    above = high if excess(high - 1e-12) <= 0 else _root(excess, inside, high - 1e-12)
     return Interval(estimate, below, above)
+
+
+def _root(function: Callable[[float], float], low: float, high: float) -> float:
+    return cast("float", brentq(function, low, high))
