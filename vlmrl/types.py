@@ -268,7 +268,12 @@ class Policy(Protocol):
     name: str
 
     def reset(self, mask: Bool[np.ndarray, " B"], instructions: Sequence[str], generator: np.random.Generator) -> None:
-        """Forget what was seen where `mask` is true: those robots start a new episode."""
+        """Forget what was seen where `mask` is true: those robots start a new episode.
+
+        All chance in their episodes comes from `generator`, and nothing else: a rollout resets robots one by one, each
+        with the generator of its episode, so that what a policy does depends neither on its neighbours nor on how many
+        they are.
+        """
         ...
 
     def act(self, observations: Mapping[str, np.ndarray]) -> Float[np.ndarray, "B h A"]:

@@ -1,48 +1,153 @@
 """`vlmrl evaluate`: run policies in simulation from shared initial states and print rates with their intervals."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from vlmrl import config as configuration
 from vlmrl.errors import ConfigError
-from vlmrl.evaluate.results import save
-from vlmrl.evaluate.rollout import evaluation_seeds, rollout
+from vlmrl.evaluate import grid, parquet, summary
+from vlmrl.evaluate.candidates import BUILT_IN, Arm, arm, listed, pair
+from vlmrl.evaluate.comparison import page
+from vlmrl.evaluate.comparison.read import keep
+from vlmrl.evaluate.job import Evaluated, Plan, evaluate
+from vlmrl.evaluate.lanes import lanes
+from vlmrl.evaluate.observing import demand, looks
+from vlmrl.evaluate.rollout import evaluation_seeds
 from vlmrl.evaluate.video import write_video
-from vlmrl.interval import wilson
-from vlmrl.policy import LearnedPolicy
+from vlmrl.reward.preference import PreferenceReward
 from vlmrl.runfolder import masked, provenance, write_json
-from vlmrl.sim import load_task
+from vlmrl.sim import Task, load_task
 
 
 @dataclass(frozen=True)
 class EvaluateConfig:
-    """Settings of an evaluation."""
+    """Run policies in simulation from shared initial states; rates come with intervals, episodes with their records."""
 
-    policy: str = ""
-    """Folder or hub id of a saved policy."""
-    task: str = "drawer_open"
+    policy: Any = ""
+    """Folder or hub id of a saved policy; [A,B,C]: one method trained from several seeds; expert: the task's scripted
+    expert; random: uniform random actions."""
+    task: Any = "drawer_open"
+    """Task, or [A,B] for several."""
+    versus: Any = None
+    """Another policy or method from the same initial states; differences are paired."""
     episodes: int = 50
-    """Each from its own seeded initial state, the same for every policy."""
+    """Initial states, each its own seed, the same for every policy; with a margin: at most."""
+    margin: float = 0.0
+    """Stop as soon as the interval reaches no farther than this from its estimate (0.05: five points), of the rate, or
+    with versus of the difference. The interval is one that may be looked at at any time; 0: run all episodes."""
+    noise: float = 0.0
+    """Share of random actions of policy=expert."""
+    envs: int = 10
+    """Environments at once; the result does not depend on it."""
+    workers: int = 1
+    """Processes they run in; 0: as many as there are processors. The result does not depend on it either."""
+    check: Literal["", "observations"] = ""
+    """observations: fail unless the policy does better with its own observations than with another episode's."""
+    film: int = 8
+    """Episodes in the film of successes and failures; 0: no film."""
     film_every: int = 3
-    """Control steps between pictures of the first episode's video; 0: no video."""
+    """Control steps between its pictures."""
+    reward: str = ""
+    """Folder of a learned reward, to be drawn over the film."""
 
 
 def main(content: Mapping[str, Any], folder: Path) -> None:
     """Run the job that a composed configuration describes."""
     if not content["policy"]:
-        raise ConfigError("evaluate needs a policy: vlmrl evaluate policy=FOLDER (vlmrl train makes one)")
+        raise ConfigError(
+            "evaluate needs a policy: vlmrl evaluate policy=FOLDER (vlmrl train makes one); "
+            f"built in: {', '.join(BUILT_IN)}"
+        )
     config = configuration.build(EvaluateConfig, content, where="evaluate")
-    policy, task = LearnedPolicy.from_pretrained(config.policy), load_task(config.task)
+    check(config)
+    tasks = [load_task(name) for name in listed(config.task)]
+    other = arm(listed(config.versus), noise=config.noise, where="versus") if listed(config.versus) else None
+    arms = pair(arm(listed(config.policy), noise=config.noise, where="policy"), other)
+    if config.margin and any(len(one.candidates) > 1 for one in arms.values()):
+        raise ConfigError("margin is for single policies: with several training seeds it is they that decide the width")
+    reward = PreferenceReward.from_pretrained(config.reward) if config.reward else None
     write_json(folder / "config.json", masked(dict(content)))
     write_json(folder / "meta.json", provenance())
-    done = rollout(task, policy, evaluation_seeds(config.episodes), film_every=config.film_every, quiet=False)
-    save(done, folder / "rollouts.json")
-    rate = wilson(int(done.success.sum()), len(done.success))
-    n = f"n = {len(done.success)} episodes, one policy"
-    print(f"{policy.name} in {task.name}: success {rate.percent()} (Wilson 95 %), {n}")
-    print(f"mean return {done.returns.mean():.1f}; rollouts in {folder / 'rollouts.json'}")
-    if done.video:
-        write_video(done.video, folder / "video.mp4", fps=task.control_hz / config.film_every)
-        print(f"video of the first episode: {folder / 'video.mp4'}")
+    workers = config.workers or len(os.sched_getaffinity(0))
+    plan = Plan(config.episodes, margin=config.margin, envs=config.envs, workers=workers)
+    checks = observations(tasks, arms, plan) if config.check else {}
+    results = [evaluate(task, arms, plan, folder, quiet=False) for task in tasks]
+    tell(results, checks, config, folder)
+    if config.film and find_spec("av") is None:
+        print("no film: it needs PyAV, pip install 'vlmrl[video]'")
+    elif config.film:
+        for found in results:
+            film(found, config, reward, folder)
+    print(f"page: {page.write([folder], folder / 'report.html')}")
+
+
+def check(config: EvaluateConfig) -> None:
+    """Refuse numbers that make no sense.
+
+    Raises:
+        ConfigError: what was found, and what is wanted.
+    """
+    if not listed(config.task):
+        raise ConfigError("evaluate needs a task: task=NAME (vlmrl task list)")
+    if config.episodes < 1 or config.envs < 1 or config.workers < 0 or not 0 <= config.margin < 1:
+        found = f"{config.episodes}, {config.envs}, {config.workers}, {config.margin}"
+        raise ConfigError(f"episodes and envs from 1, workers from 0, margin from 0 to 1 wanted, found {found}")
+    if config.film_every < 1 or config.film < 0:
+        raise ConfigError(f"film from 0 and film_every from 1 wanted, found {config.film} and {config.film_every}")
+
+
+def observations(tasks: Sequence[Task], arms: Mapping[str, Arm], plan: Plan) -> dict[str, object]:
+    """Fail unless each policy looks; return the figures."""
+    found: dict[str, object] = {}
+    for task in tasks:
+        with lanes(task, min(plan.envs, plan.episodes), workers=plan.workers) as pool:
+            for name, one in arms.items():
+                for k, candidate in enumerate(one.candidates):
+                    seen = looks(task, candidate.make(task), evaluation_seeds(min(plan.episodes, 20)), envs=pool)
+                    demand(seen, name, task.name)
+                    found[f"{task.name}/{name}/{k}"] = asdict(seen)
+                    print(f"{name} looks in {task.name}: own observations minus another's: success {seen.success}")
+    return found
+
+
+def tell(results: Sequence[Evaluated], checks: Mapping[str, object], config: EvaluateConfig, folder: Path) -> None:
+    """Print the table, and write table and episodes."""
+    lines = [line for found in results for line in summary.lines(found)]
+    total = summary.overall(results)
+    keep(results, summary.as_json(lines, total) | {"observations": checks}, folder)
+    print(f"\n{summary.text(lines)}\n")
+    if total:
+        print(f"{summary.overall_text(total)}\n")
+    for line in lines:
+        for remark in line.remarks:
+            print(f"{line.method} in {line.task}: {remark}")
+    for found in results:
+        if found.stopped is not None:
+            count = len(next(iter(found.rollouts.values()))[0].seeds)
+            reached = "margin reached" if count < config.episodes else "all episodes run"
+            print(f"{found.task.name}: {reached} after {count} episodes: {found.stopped.percent()}, valid at any stop")
+    if find_spec("pyarrow") is None:
+        print(f"episodes in {folder / 'episodes'} (as one Parquet file with pyarrow: pip install 'vlmrl[video]')")
+    else:
+        count = parquet.write(results, folder / "episodes.parquet")
+        print(f"{count} episodes in {folder / 'episodes.parquet'}")
+
+
+def film(found: Evaluated, config: EvaluateConfig, reward: PreferenceReward | None, folder: Path) -> None:
+    """Film the first policy of each method."""
+    for name, rollouts in found.rollouts.items():
+        episodes = rollouts[0].episodes
+        path = folder / "films" / found.task.name / f"{name.replace('/', '_')}.mp4"
+        policy = found.arms[name].candidates[0].make(found.task)
+        shown = grid.films(
+            found.task, policy, grid.choose(episodes, config.film), every=config.film_every, reward=reward
+        )
+        title = f"{name} in {found.task.name}: {found.task.instruction}"
+        counts = (sum(e.success for e in episodes), len(episodes))
+        pictures = grid.grid(shown, title=title, counts=counts)
+        write_video(pictures, path, fps=found.task.control_hz / config.film_every)
+        print(f"film: {path}")

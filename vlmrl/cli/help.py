@@ -38,7 +38,15 @@ EXAMPLES = {
   vlmrl train store=runs/mine reward=COLUMN       COLUMN as `vlmrl data show runs/mine` lists it
   vlmrl train store=runs/mine learner=bc seeds=[0,1,2]""",
     "evaluate": """
-  vlmrl evaluate policy=runs/today/policies/learned/seed0 task=drawer_open episodes=100""",
+  vlmrl evaluate policy=runs/today/policies/learned/seed0 task=drawer_open episodes=100
+  vlmrl evaluate policy=expert task=drawer_open   the scripted expert; policy=random; noise=0.4: graded
+  vlmrl evaluate policy=[A,B,C] versus=expert     one method trained from three seeds, and a paired difference
+  vlmrl evaluate policy=FOLDER task=[drawer_open,cartpole] workers=0
+  vlmrl evaluate policy=FOLDER episodes=1000 margin=0.1         stop when the interval is narrow enough
+  vlmrl evaluate policy=FOLDER check=observations               fail if the policy does not look
+  vlmrl evaluate compare RUN RUN out=PAGE         several runs on one page
+  vlmrl stats n --margin 0.05 --rate 0.8          how many episodes are needed?
+  vlmrl evaluate out=runs/today ...               the same command with the same `out` goes on where it was cut""",
 }
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from vlmrl import config as configuration
 from vlmrl.annotate import LABELERS
-from vlmrl.cli import benchmark, evaluate, help, label, run, score, settings, train
+from vlmrl.cli import benchmark, compare, evaluate, help, label, run, score, settings, train
 from vlmrl.learn import LEARNERS
 
 
@@ -33,6 +33,9 @@ JOBS = {
 def run_job(name: str, arguments: Sequence[str]) -> None:
     """Compose the configuration of a job from the command line and run it; `label benchmark` is a job of its own."""
     command = name
+    if name == "evaluate" and arguments[:1] == ["compare"]:
+        compare.main(arguments[1:])
+        return
     if name == "label" and arguments[:1] == ["benchmark"]:
         command, name, arguments = "label benchmark", "benchmark", arguments[1:]
     job = JOBS[name]

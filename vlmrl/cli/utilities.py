@@ -8,6 +8,7 @@ import typer
 from vlmrl import config as configuration
 from vlmrl.cli.judge import app as judge
 from vlmrl.cli.reward import app as reward
+from vlmrl.cli.stats import app as stats
 from vlmrl.cli.task import app as task
 from vlmrl.errors import ConfigError
 
@@ -23,7 +24,7 @@ JOBS = {
     "label": "Ask a labeler about pairs of frames of a store, distill the answers, write the reward.",
     "score": "Score every frame of a store zero-shot against a sentence, and draw the scores beside the film.",
     "train": "Train one learner on one reward column, for one or several seeds.",
-    "evaluate": "Run a saved policy in simulation, with intervals and a video.",
+    "evaluate": "Run policies in simulation, with intervals and films; `evaluate compare` puts runs on one page.",
 }
 
 app = typer.Typer(help=HELP, no_args_is_help=True, rich_markup_mode="rich", add_completion=False)
@@ -32,6 +33,7 @@ app.add_typer(data, name="data")
 app.add_typer(task, name="task")
 app.add_typer(judge, name="judge")
 app.add_typer(reward, name="reward")
+app.add_typer(stats, name="stats")
 
 
 def _add_job(name: str, text: str) -> None:

@@ -6,15 +6,19 @@ The share of random actions of an episode goes into its `source`; learners never
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
 from vlmrl.errors import ConfigError
-from vlmrl.evaluate.rollout import FIRST_EVALUATION_SEED
+from vlmrl.evaluate.rollout import FIRST_EVALUATION_SEED, fresh
 from vlmrl.sim import SimEnv, Task, expert, make
 from vlmrl.store import Store
 from vlmrl.types import NO_FRAME, Episode, Frames, Policy
+
+if TYPE_CHECKING:
+    from vlmrl.sim.dynamics import Expert
 
 STRIDE = 10_000
 """Initial states that belong to one value of `collect.seed`."""
@@ -45,23 +49,24 @@ class GradedPolicy:
     def __init__(self, task: Task, noise: Sequence[float]) -> None:
         self.task, self.noise = task, tuple(noise)
         self._started = 0
+        self._robots: dict[int, tuple[Expert, float, np.random.Generator]] = {}
 
     def reset(self, mask: Bool[np.ndarray, " B"], instructions: Sequence[str], generator: np.random.Generator) -> None:
-        """Give each robot its share of noise."""
-        self._generator = generator
-        self._experts = [expert(self.task) for _ in mask]
-        self._shares = [self.noise[(self._started + k) % len(self.noise)] for k in range(len(mask))]
-        self._started += len(mask)
-        for one in self._experts:
+        """Give each robot that starts an expert, its share of noise, and its chance."""
+        for k in np.flatnonzero(mask).tolist():
+            one, share = expert(self.task), self.noise[self._started % len(self.noise)]
             one.reset(int(generator.integers(2**31)))
+            self._robots[k] = (one, share, generator)
+            self._started += 1
 
     def act(self, observations: Mapping[str, np.ndarray]) -> Float[np.ndarray, "B 1 A"]:
         """The expert's action, or a random one."""
         actions = []
-        for k, (one, share) in enumerate(zip(self._experts, self._shares, strict=True)):
+        for k in range(len(next(iter(observations.values())))):
+            one, share, generator = self._robots[k]
             action = one.action({key: value[k] for key, value in observations.items()})
-            if self._generator.random() < share:
-                action = self._generator.uniform(-1, 1, action.shape).astype(np.float32)
+            if generator.random() < share:
+                action = generator.uniform(-1, 1, action.shape).astype(np.float32)
             actions.append(np.clip(action, -1, 1))
         return np.stack(actions)[:, None]
 
@@ -138,9 +143,7 @@ def _record_episode(
     env: SimEnv, task: Task, policy: Policy, seed: int, *, picture_every: int, source: str, steps: int | None = None
 ) -> Episode:
     steps = steps or task.horizon
-    # Not the stream that draws the initial state.
-    generator = np.random.default_rng([seed, 1])
-    policy.reset(np.ones(1, np.bool_), [task.instruction], generator)
+    policy.reset(np.ones(1, np.bool_), [task.instruction], fresh(seed))
     observation, info = env.reset(seed=seed)
     log, reward = _Log(), 0.0
     chunk, used = np.zeros((0, len(env.action_names)), np.float32), 0

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
+from vlmrl.evaluate.lanes import Outcome
 from vlmrl.evaluate.rollout import Rollouts
 from vlmrl.evaluate.statistics import difference, rate
 from vlmrl.interval import Interval
@@ -39,6 +40,7 @@ def save(rollouts: Rollouts, path: Path) -> None:
         "success": rollouts.success.tolist(),
         "returns": [float(r) for r in rollouts.returns],
         "first_success": rollouts.first_success.tolist(),
+        "episodes": [episode.as_json() for episode in rollouts.episodes],
     }
     write_json(path, content)
 
@@ -48,11 +50,12 @@ def load(path: Path) -> Rollouts:
     content = json.loads(path.read_text())
     return Rollouts(
         content["policy"],
-        np.array(content["seeds"]),
+        np.array(content["seeds"], np.int64),
         np.array(content["success"], np.bool_),
         np.array(content["returns"], np.float32),
-        np.array(content["first_success"]),
+        np.array(content["first_success"], np.int64),
         weights=content.get("weights", ""),
+        episodes=tuple(Outcome.from_json(episode) for episode in content.get("episodes", ())),
     )
 
 

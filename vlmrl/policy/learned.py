@@ -15,6 +15,9 @@ from vlmrl.nn import Actor, Normaliser
 
 KIND = "actor policy"
 
+BLOCK = 16
+"""Observations in one matrix product: its last bits depend on how many there are, and an action must not."""
+
 
 @dataclass
 class LearnedPolicy:
@@ -39,7 +42,13 @@ class LearnedPolicy:
             raise DataError(
                 f"policy {self.name!r} takes {len(self.actor.observation.shift)} numbers, found {obs.shape[-1]}"
             )
-        return self.actor.act(torch.from_numpy(obs)).numpy()[:, None]
+        return np.concatenate([self._block(obs[k : k + BLOCK]) for k in range(0, len(obs), BLOCK)])[:, None]
+
+    def _block(self, obs: Float[np.ndarray, "b D"]) -> Float[np.ndarray, "b A"]:
+        """Actions of up to BLOCK observations, filled up to that number."""
+        full = np.zeros((BLOCK, obs.shape[1]), np.float32)
+        full[: len(obs)] = obs
+        return self.actor.act(torch.from_numpy(full)).numpy()[: len(obs)]
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write config, weights, normalisers and card."""

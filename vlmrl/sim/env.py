@@ -92,6 +92,10 @@ class SimEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
         truncated = diverged or self._steps >= self.task.horizon
         return self._observation(), reward, False, truncated, self._info() | {"diverged": diverged}
 
+    def at_goal(self) -> bool:
+        """Whether the success predicate holds in the present state, however long the task's `hold` asks for."""
+        return bool(self._holds(self._dynamics))
+
     def frame(self, camera: str | None = None) -> UInt8[np.ndarray, "H W 3"]:
         """Draw the present state, RGB; by default what rewards and labelers see."""
         chosen = camera or self.task.camera

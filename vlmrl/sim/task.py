@@ -110,6 +110,8 @@ class Task:
     """Control steps without a break over which the predicate must hold to count as success."""
     resets: Resets = Resets()
     render: Render = Render()
+    reference: Mapping[str, float] = field(default_factory=dict[str, float])
+    """Mean returns of a `random` policy and of an `expert`: the 0 and 100 of normalised scores."""
     folder: Path = field(default=Path(), compare=False)
 
     def settings(self, camera: str = "") -> dict[str, object]:

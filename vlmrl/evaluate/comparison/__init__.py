@@ -1,0 +1,1 @@
+"""The page of one evaluation, or of several side by side."""

@@ -1,0 +1,130 @@
+"""An evaluation: methods from the same initial states, episode by episode on disk, until there are enough."""
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqdm import tqdm
+
+from vlmrl.evaluate import sequential
+from vlmrl.evaluate.candidates import Arm, Candidate
+from vlmrl.evaluate.journal import Journal, task_key
+from vlmrl.evaluate.lanes import LanePool, Outcome, lanes
+from vlmrl.evaluate.rollout import Rollouts, distinct, evaluation_seeds, gathered, rollout
+from vlmrl.interval import Interval
+from vlmrl.sim import Task
+from vlmrl.types import Policy
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much is run, and how."""
+
+    episodes: int
+    """At most."""
+    margin: float = 0.0
+    """Stop where the anytime-valid interval reaches no farther than this; 0: run all."""
+    envs: int = 10
+    workers: int = 1
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """What came of one task."""
+
+    task: Task
+    arms: Mapping[str, Arm]
+    rollouts: Mapping[str, Sequence[Rollouts]]
+    """Of each method, one for each training seed."""
+    stopped: Interval | None = None
+    """The anytime-valid interval, where a margin was asked for: of the rate, or of the difference of two methods."""
+
+
+def place(folder: Path, task: str, name: str, index: int) -> Path:
+    """Where the episodes of one policy lie."""
+    words = "".join(c if c.isalnum() or c in "._-" else "_" for c in name)
+    return folder / "episodes" / task / words / f"{index}.jsonl"
+
+
+def evaluate(task: Task, arms: Mapping[str, Arm], plan: Plan, folder: Path, *, quiet: bool = True) -> Evaluated:
+    """Run every policy from the same initial states, in blocks, and go on where a former run was cut.
+
+    Raises:
+        ConfigError: if the folder holds episodes of something else.
+        DataError: if a guard finds the evaluation worthless.
+    """
+    seats = [(name, i, c) for name, arm in arms.items() for i, c in enumerate(arm.candidates)]
+    journals = [Journal(place(folder, task.name, n, i), c.key() | task_key(task)) for n, i, c in seats]
+    seeds, count, stopped = evaluation_seeds(plan.episodes), 0, None
+    done: list[list[Outcome]] = []
+    with (
+        _Runner(task, plan) as runner,
+        tqdm(total=len(seeds) * len(seats), desc=task.name, unit="episode", disable=quiet, leave=False) as bar,
+    ):
+        while count < len(seeds):
+            block = seeds[count : count + (2 if task.resets.fixed and count == 0 else plan.envs)]
+            for journal, (_, _, candidate) in zip(journals, seats, strict=True):
+                runner.run(candidate, [s for s in block if s not in journal.episodes], journal)
+                distinct(task, list(journal.episodes.values()))
+                bar.update(len(block))
+            before, count = count, count + len(block)
+            done = [[journal.episodes[s] for s in seeds[:count]] for journal in journals]
+            if task.resets.fixed and all(_same(episodes[:2]) for episodes in done):
+                count = 1
+                break
+            if plan.margin and (found := _enough(done, before + 1, plan.margin)):
+                count, stopped = found
+                break
+        else:
+            stopped = _interval(done, count) if plan.margin else None
+    rollouts: dict[str, list[Rollouts]] = {name: [] for name in arms}
+    for journal, (name, _, candidate) in zip(journals, seats, strict=True):
+        weights = str(candidate.key().get("weights", ""))
+        rollouts[name].append(gathered(name, [journal.episodes[s] for s in seeds[:count]], weights=weights))
+    return Evaluated(task, arms, rollouts, stopped)
+
+
+class _Runner:
+    """Opens environments and policies when the first episode is missing, and keeps them."""
+
+    def __init__(self, task: Task, plan: Plan) -> None:
+        self._task, self._plan, self._stack = task, plan, ExitStack()
+        self._pool: LanePool | None = None
+        self._policies: dict[Candidate, Policy] = {}
+
+    def __enter__(self) -> "_Runner":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stack.close()
+
+    def run(self, candidate: Candidate, seeds: Sequence[int], journal: Journal) -> None:
+        """Run what is missing."""
+        if not seeds:
+            return
+        if self._pool is None:
+            count = min(self._plan.envs, self._plan.episodes)
+            self._pool = self._stack.enter_context(lanes(self._task, count, workers=self._plan.workers))
+        if candidate not in self._policies:
+            self._policies[candidate] = candidate.make(self._task)
+        rollout(self._task, self._policies[candidate], seeds, envs=self._pool, each=journal.add)
+
+
+def _same(episodes: Sequence[Outcome]) -> bool:
+    """Whether a fixed start and a policy without chance made copies of one episode."""
+    return len({(e.start, e.actions, e.returns) for e in episodes}) == 1
+
+
+def _enough(done: Sequence[Sequence[Outcome]], start: int, margin: float) -> tuple[int, Interval] | None:
+    """The first number of episodes at which the interval is narrow enough, however many were run at once."""
+    found = sequential.stop_at(len(done[0]), lambda n: _interval(done, n), margin, start=start)
+    return None if found is None else (found, _interval(done, found))
+
+
+def _interval(done: Sequence[Sequence[Outcome]], count: int) -> Interval:
+    """Of the only policy's rate, or of the difference of the two."""
+    success = [[e.success for e in episodes[:count]] for episodes in done]
+    if len(success) == 1:
+        return sequential.rate(sum(success[0]), count)
+    return sequential.paired(success[0], success[1])
