@@ -115,6 +115,7 @@ def _lazy(module: str) -> Callable[[], Family]:
 
 FAMILIES: Mapping[str, Callable[[], Family]] = {
     "cartpole": _lazy("cartpole"),
+    "cloth": _lazy("cloth"),
     "metaworld": _lazy("metaworld"),
     "rope": _lazy("rope"),
 }
