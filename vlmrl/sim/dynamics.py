@@ -118,6 +118,7 @@ FAMILIES: Mapping[str, Callable[[], Family]] = {
     "cloth": _lazy("cloth"),
     "metaworld": _lazy("metaworld"),
     "rope": _lazy("rope"),
+    "water": _lazy("water"),
 }
 
 

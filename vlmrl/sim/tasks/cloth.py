@@ -25,7 +25,7 @@ _CORNER, _OPPOSITE = _N - 1, _N * (_N - 1)
 """Vertices of the top left and bottom right corners. Vertex i * _N + j is column i from the left, row j from below."""
 _REACH = 0.22
 """m from the middle of the table, on each axis, that a target can be."""
-_MOVE, _SETTLE = 160, 40
+_MOVE, _SETTLE = 160, 90
 """Physics steps of a fold and after it."""
 _LIFT = 0.42
 """Height of the picker's half ellipse over its length: the cloth is laid over, not dragged."""
@@ -42,7 +42,7 @@ _POINTS = (_KEY[:, None] * _N + _KEY).ravel()
 class Cloth:
     """A cloth on a table, and a picker that takes its top left corner somewhere in one step."""
 
-    control_hz = 1.0
+    control_hz = 0.8
     action_names = ("target_x", "target_y")
     action_units = (f"{_REACH} m",) * 2
     state_names = (
@@ -67,7 +67,7 @@ class Cloth:
         self._pose = np.array([generator.uniform(*self._ranges[k]) for k in ("x", "y", "rotation")])
         self.data.qpos[:] = (self._start() - self._flat).ravel()
         self.data.mocap_pos[0] = self._start()[_CORNER]
-        for _ in range(_SETTLE):
+        for _ in range(20):
             mujoco.mj_step(self.model, self.data)
         mujoco.mj_forward(self.model, self.data)
 
