@@ -76,7 +76,7 @@ class Cloth:
         held = self.model.equality("hold").id
         self.data.mocap_pos[0] = self._vertices()[_CORNER]
         self.data.eq_active[held] = 1
-        for i in glide(self.data, self.model, _ellipse(self.data.mocap_pos[0].copy(), _REACH * action)):
+        for i in glide(self.data, self.model, _ellipse(self.data.mocap_pos[0].copy(), _REACH * action.astype(np.float64))):
             if i % 20 == 0:
                 self._check()
         self.data.eq_active[held] = 0
@@ -191,7 +191,7 @@ def _bodies() -> str:
     gap = SIDE / (_N - 1)
     corner = " ".join(map(str, _flat()[_CORNER]))
     return f"""
-    <geom name="table" type="plane" size="3 3 0.1" condim="3" friction="1" solref="0.01 1" rgba="0.8 0.8 0.78 1"/>
+    <geom name="table" type="plane" size="3 3 3" condim="3" friction="1" solref="0.01 1" rgba="0.8 0.8 0.78 1"/>
     <flexcomp name="cloth" type="grid" dim="2" count="{_N} {_N} 1" spacing="{gap} {gap} {gap}" pos="0 0 {_RADIUS}"
         mass="0.1" radius="{_RADIUS}" group="{HIDDEN}">
       <edge equality="true" solref="0.01 1"/>

@@ -201,7 +201,7 @@ def _bodies() -> str:
         'rgba="0.1 0.25 0.9 1"/>'
     )
     parts = [
-        '<geom name="table" type="plane" size="3 3 0.1" friction="0.6" solref="0.01 1" rgba="0.86 0.82 0.75 1"/>'
+        '<geom name="table" type="plane" size="3 3 3" friction="0.6" solref="0.01 1" rgba="0.86 0.82 0.75 1"/>'
     ]
     for i in range(_SEGMENTS):
         joint = "<freejoint/>" if i == 0 else '<joint type="ball" damping="6e-3" armature="1e-4"/>'

@@ -60,8 +60,6 @@ class Water:
 
     def __init__(self, task: Task) -> None:
         self.model = compiled("water", option=_OPTION, bodies=_bodies(), more=_ACTUATOR)
-        # Hundreds of spheres: at MuJoCo's own fineness a picture takes five times as long.
-        self.model.vis.quality.numslices, self.model.vis.quality.numstacks = 12, 8
         self.data = mujoco.MjData(self.model)
         self._ranges = ranges(task, {"start": (-0.05, 0.05), "goal": (0.5, 0.7)})
         self.low = np.array([-1, -10, -1, -1, -1, -10, 0, 0], np.float32)
@@ -189,7 +187,7 @@ def _bodies() -> str:
         for i, r in enumerate(sizes)
     )
     return f"""
-    <geom name="table" type="plane" size="4 4 0.1" contype="0" conaffinity="1" condim="3" friction="1"
+    <geom name="table" type="plane" size="4 4 4" contype="0" conaffinity="1" condim="3" friction="1"
         rgba="0.95 0.93 0.9 1"/>
     <body name="goal" mocap="true" pos="0.6 -0.17 0.001">
       <geom type="cylinder" size="0.05 0.001" {_LOOKS} rgba="0.9 0.08 0.08 1"/>
@@ -210,10 +208,10 @@ def _container() -> str:
     for thick, look in ((0.02, f'group="{HIDDEN}" contype="0" conaffinity="1" mass="0.2" {_SMOOTH}'), (0.006, _GLASS)):
         for sign in (-1, 1):
             x, y = sign * (length + thick) / 2, sign * (width + thick) / 2
-            parts.append(_box((thick / 2, width / 2 + thick, height / 2), (x, 0, middle), look))
-            parts.append(_box((length / 2, thick / 2, height / 2), (0, y, middle), look))
+            parts.append(_box((thick / 2, width / 2 + thick, height / 2), (x, 0.0, middle), look))
+            parts.append(_box((length / 2, thick / 2, height / 2), (0.0, y, middle), look))
         half = min(thick, _FLOOR) / 2
-        parts.append(_box((length / 2 + thick, width / 2 + thick, half), (0, 0, _FLOOR - half), look))
+        parts.append(_box((length / 2 + thick, width / 2 + thick, half), (0.0, 0.0, _FLOOR - half), look))
     return "\n".join(parts)
 
 
