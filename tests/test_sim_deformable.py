@@ -84,7 +84,9 @@ def _orange_or_red(picture: np.ndarray) -> np.ndarray:
 
 
 def test_explosions_are_told() -> None:
-    model = mujoco.MjModel.from_xml_string("<mujoco><worldbody><body><freejoint/><geom size='1'/></body></worldbody></mujoco>")
+    model = mujoco.MjModel.from_xml_string(
+        "<mujoco><worldbody><body><freejoint/><geom size='1'/></body></worldbody></mujoco>"
+    )
     data = mujoco.MjData(model)
     check_speed(data, 10.0)
     check_warnings(data)
@@ -299,9 +301,7 @@ def _bring(env: "SimEnv", x: float) -> None:
 @pytest.mark.parametrize(
     ("away", "spilled", "success"), [(0, 0, True), (0.17, 0, True), (0.19, 0, False), (0, 4, True), (0, 5, False)]
 )
-def test_water_reward_weighs_distance_and_spilling(
-    water: "SimEnv", away: float, spilled: int, success: bool
-) -> None:
+def test_water_reward_weighs_distance_and_spilling(water: "SimEnv", away: float, spilled: int, success: bool) -> None:
     water.reset(seed=2)
     _bring(water, water.data.mocap_pos[0, 0] - away)
     _spill(water, spilled)

@@ -1,6 +1,6 @@
 """What scenes of rope, cloth and water share: their stage, pickers that glide, and guards against failed physics.
 
-The scenes are written by Python rather than kept as `scene.xml`: their dozens of equal bodies follow from a few numbers.
+The scenes are written by Python rather than kept as `scene.xml`: dozens of equal bodies follow from a few numbers.
 """
 
 from collections.abc import Iterator, Mapping

@@ -1,9 +1,10 @@
 """Straightening a rope held at both ends: RL-VLM-F's `RopeFlattenEasy` in MuJoCo.
 
-As there: both ends held throughout, the reward min(distance of the ends, 1.1 lengths), ten key points and two pickers as
-the state, a rope of 0.5 m. Different: 25 capsules with ball joints instead of FleX's particles, so that the rope does not
-stretch; pickers go 15 mm a step and axis instead of 60, because a faster rope explodes at times; starts are random
-smooth curves that do not cross themselves instead of four random picks; pickers stop at the workspace one by one.
+As there: both ends held throughout, the reward min(distance of the ends, 1.1 lengths), ten key points and two pickers
+as the state, a rope of 0.5 m. Different: 25 capsules with ball joints instead of FleX's particles, so that the rope
+does not stretch; pickers go 15 mm a step and axis instead of 60, because a faster rope explodes at times; starts are
+random smooth curves that do not cross themselves instead of four random picks; a picker at the edge of the workspace
+stops by itself, there the whole step is undone.
 """
 
 import math
@@ -151,10 +152,8 @@ def _apart(pickers: Float64[np.ndarray, "2 3"]) -> Float64[np.ndarray, "2 3"]:
     return np.stack([middle - half, middle + half])
 
 
-def _curve(
-    generator: np.random.Generator, limits: Mapping[str, tuple[float, float]]
-) -> Float64[np.ndarray, "26 2"]:
-    """Joints of a rope that bends smoothly at random, whose ends are as far apart as wanted and that nowhere crosses."""
+def _curve(generator: np.random.Generator, limits: Mapping[str, tuple[float, float]]) -> Float64[np.ndarray, "26 2"]:
+    """Joints of a rope that bends smoothly at random, its ends as far apart as wanted, and nowhere crosses itself."""
     along = (np.arange(_SEGMENTS) + 0.5) / _SEGMENTS
     low, high = limits["end_distance"]
     while True:
@@ -200,9 +199,7 @@ def _bodies() -> str:
         f'<geom type="capsule" fromto="0 0 0 {segment} 0 0" size="{_DRAWN}" mass="0" contype="0" conaffinity="0" '
         'rgba="0.1 0.25 0.9 1"/>'
     )
-    parts = [
-        '<geom name="table" type="plane" size="3 3 3" friction="0.6" solref="0.01 1" rgba="0.86 0.82 0.75 1"/>'
-    ]
+    parts = ['<geom name="table" type="plane" size="3 3 3" friction="0.6" solref="0.01 1" rgba="0.86 0.82 0.75 1"/>']
     for i in range(_SEGMENTS):
         joint = "<freejoint/>" if i == 0 else '<joint type="ball" damping="6e-3" armature="1e-4"/>'
         site = f'<site name="joint{i}" size="0.002"/>'

@@ -1,12 +1,11 @@
 """Passing a container of water along a line: RL-VLM-F's `PassWater1D` in MuJoCo.
 
 As there: the action moves the container, the reward is -10 times the share of the water that is spilled minus the
-distance from the goal. Different: the water is 120 smooth balls of unequal size instead of FleX's fluid, under gravity of
-4 m/s², because balls do not slosh as water does; the way is half of theirs, so the distance counts twice and
-the start is worth -1.2 as there; the container's size is always the same, its start and the goal vary.
+distance from the goal. Different: the water is 120 smooth balls of unequal size instead of FleX's fluid, under gravity
+of 4 m/s², because balls do not slosh as water does; the way is half of theirs, so the distance counts twice and the
+start is worth -1.2 as there; the container is always of one size, and its start and the goal vary.
 """
 
-import math
 from collections.abc import Mapping
 
 import mujoco
@@ -60,6 +59,7 @@ class Water:
 
     def __init__(self, task: Task) -> None:
         self.model = compiled("water", option=_OPTION, bodies=_bodies(), more=_ACTUATOR)
+        self.model.vis.quality.numslices, self.model.vis.quality.numstacks = 16, 5
         self.data = mujoco.MjData(self.model)
         self._ranges = ranges(task, {"start": (-0.05, 0.05), "goal": (0.5, 0.7)})
         self.low = np.array([-1, -10, -1, -1, -1, -10, 0, 0], np.float32)
@@ -72,7 +72,7 @@ class Water:
             start, goal = (generator.uniform(*self._ranges[k]) for k in ("start", "goal"))
             self.data.mocap_pos[0, 0] = goal
             self.data.qpos[0] = self.data.ctrl[0] = start
-            self.data.qpos[1:] = (_poured(generator) + (start, 0, 0)).ravel()
+            self.data.qpos[1:] = (_poured(generator) + np.array([start, 0, 0])).ravel()
             for _ in range(20 * _SUBSTEPS):
                 mujoco.mj_step(self.model, self.data)
             mujoco.mj_forward(self.model, self.data)
