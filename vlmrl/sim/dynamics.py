@@ -115,8 +115,11 @@ def _lazy(module: str) -> Callable[[], Family]:
 
 FAMILIES: Mapping[str, Callable[[], Family]] = {
     "cartpole": _lazy("cartpole"),
+    "cloth": _lazy("cloth"),
     "gymnasium": _lazy("gym_id"),
     "metaworld": _lazy("metaworld"),
+    "rope": _lazy("rope"),
+    "water": _lazy("water"),
 }
 
 

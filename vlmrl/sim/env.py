@@ -29,7 +29,8 @@ _STATE = (
 class SimEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
     """A task as Gymnasium sees it.
 
-    The reward is the simulator's ground truth. Episodes are truncated at the task's horizon and never terminate.
+    The reward is the simulator's ground truth. Episodes are truncated at the task's horizon and never terminate; only a
+    task of one step is over after it, with nothing left to expect.
     `info` has `success` (of this step, with the task's `hold`), `progress` (0 to 1, visible in the picture), the
     family's `signals`, and `diverged`: the simulation has failed, the episode is truncated and must not be used.
     """
@@ -89,8 +90,9 @@ class SimEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
             diverged = self._warnings() > self._warned or not np.isfinite(reward)
         self._steps += 1
         self._held = self._held + 1 if not diverged and self._holds(self._dynamics) else 0
-        truncated = diverged or self._steps >= self.task.horizon
-        return self._observation(), reward, False, truncated, self._info() | {"diverged": diverged}
+        terminated = self.task.horizon == 1 and not diverged
+        truncated = diverged or (self._steps >= self.task.horizon and not terminated)
+        return self._observation(), reward, terminated, truncated, self._info() | {"diverged": diverged}
 
     def at_goal(self) -> bool:
         """Whether the success predicate holds in the present state, however long the task's `hold` asks for."""
