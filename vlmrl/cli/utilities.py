@@ -152,6 +152,24 @@ def list_() -> None:
         typer.echo(f"{name:24} {load_task(name).instruction}")
 
 
+@task.command()
+def poses(
+    group: Annotated[str, typer.Argument(help="A group of tasks with reference poses, as humanoid")],
+    settings: Annotated[list[str], typer.Argument(help="out=FOLDER, and side=PIXELS for smaller pictures")],
+) -> None:
+    """Render a group's reference poses into a store, with the truth of every goal, to score pictures on.
+
+    Example: vlmrl task poses humanoid out=runs/poses
+    """
+    from vlmrl.evaluate.poses import Config, write
+    from vlmrl.reward.quality import truths
+
+    store = write(group, configuration.fill(Config, _pairs(settings), where="task poses"))
+    typer.echo(f"{len(store.episodes)} poses; how many show each goal, as truth/NAME in the store:")
+    for goal in sorted(truths(store)):
+        typer.echo(f"  {goal:16} {int(store.column(f'truth/{goal}')[store.episodes.start].sum())}")
+
+
 def _pairs(settings: list[str]) -> dict[str, str | list[str]]:
     wrong = [s for s in settings if "=" not in s]
     if wrong:
