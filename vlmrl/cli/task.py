@@ -7,6 +7,8 @@ from typing import Annotated
 import typer
 from tqdm import tqdm
 
+from vlmrl import config as configuration
+from vlmrl.cli.given import pairs
 from vlmrl.content import find
 from vlmrl.errors import ConfigError
 
@@ -48,6 +50,24 @@ def _question(sentence: str) -> str:
     text = find("conf", f"prompt/{Config.prompt}/one_stage.txt").read_text(encoding="utf-8")
     asked = next(line for line in text.splitlines() if "$goal" in line)
     return Template(asked).safe_substitute(goal=sentence).lstrip("0123456789. ")
+
+
+@app.command()
+def poses(
+    group: Annotated[str, typer.Argument(help="A group of tasks with reference poses, as humanoid")],
+    settings: Annotated[list[str], typer.Argument(help="out=FOLDER, and side=PIXELS for smaller pictures")],
+) -> None:
+    """Render a group's reference poses into a store, with the truth of every goal, to score pictures on.
+
+    Example: vlmrl task poses humanoid out=runs/poses
+    """
+    from vlmrl.evaluate.poses import Config, write
+    from vlmrl.reward.quality import truths
+
+    store = write(group, configuration.fill(Config, pairs(settings), where="task poses"))
+    typer.echo(f"{len(store.episodes)} poses; how many show each goal, as truth/NAME in the store:")
+    for goal in sorted(truths(store)):
+        typer.echo(f"  {goal:16} {int(store.column(f'truth/{goal}')[store.episodes.start].sum())}")
 
 
 @app.command("sheet")

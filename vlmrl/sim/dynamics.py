@@ -117,7 +117,9 @@ FAMILIES: Mapping[str, Callable[[], Family]] = {
     "cartpole": _lazy("cartpole"),
     "cloth": _lazy("cloth"),
     "gymnasium": _lazy("gym_id"),
+    "humanoid": _lazy("humanoid"),
     "metaworld": _lazy("metaworld"),
+    "mountaincar": _lazy("mountaincar"),
     "rope": _lazy("rope"),
     "water": _lazy("water"),
 }

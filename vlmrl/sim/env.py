@@ -74,7 +74,7 @@ class SimEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
         self._steps, self._held = 0, 0
         self._dynamics.reset(self.np_random)
         self._warned = self._warnings()
-        return self._observation(), self._info()
+        return self.observe(), self._info()
 
     def step(self, action: np.ndarray) -> tuple[dict[str, np.ndarray], float, bool, bool, dict[str, Any]]:
         """Advance one control step; actions outside [-1, 1] are clipped."""
@@ -92,11 +92,16 @@ class SimEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
         self._held = self._held + 1 if not diverged and self._holds(self._dynamics) else 0
         terminated = self.task.horizon == 1 and not diverged
         truncated = diverged or (self._steps >= self.task.horizon and not terminated)
-        return self._observation(), reward, terminated, truncated, self._info() | {"diverged": diverged}
+        return self.observe(), reward, terminated, truncated, self._info() | {"diverged": diverged}
 
     def at_goal(self) -> bool:
         """Whether the success predicate holds in the present state, however long the task's `hold` asks for."""
         return bool(self._holds(self._dynamics))
+
+    def observe(self) -> dict[str, Float32[np.ndarray, "..."]]:
+        """The observation of the present state, as after `set_sim_state`."""
+        more = self._dynamics.show() if isinstance(self._dynamics, Shows) else {}
+        return {"state": self._dynamics.observe(), **more}
 
     def frame(self, camera: str | None = None) -> UInt8[np.ndarray, "H W 3"]:
         """Draw the present state, RGB; by default what rewards and labelers see."""
@@ -144,10 +149,6 @@ class SimEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
     def close(self) -> None:
         """Free the graphics context; safe to call twice."""
         self._renderer.close()
-
-    def _observation(self) -> dict[str, Float32[np.ndarray, "..."]]:
-        more = self._dynamics.show() if isinstance(self._dynamics, Shows) else {}
-        return {"state": self._dynamics.observe(), **more}
 
     def _info(self) -> dict[str, Any]:
         told = {"success": self._held >= self.task.hold, "progress": float(self._measure(self._dynamics))}

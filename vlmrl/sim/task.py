@@ -144,10 +144,14 @@ def task_names() -> list[str]:
 def load_task(name: str) -> Task:
     """Read `tasks/<name>/task.yaml`, or for a name with a slash `tasks/<name>.yaml` over its group's defaults.
 
+    An underscore may stand for the slash: `humanoid_kneeling` is `humanoid/kneeling`.
+
     Raises:
         ConfigError: if there is no such task, or a key is unknown, missing or of the wrong type.
     """
-    if name not in (have := task_names()):
+    have = task_names()
+    name = next((n for n in have if name not in have and n.replace("/", "_") == name), name)
+    if name not in have:
         raise unknown("task", name, have)
     group = name.rpartition("/")[0]
     path = find("tasks", f"{name}.yaml") if group else find("tasks", name) / "task.yaml"
