@@ -7,7 +7,7 @@ drawn. Cameras are placed in the scene directly, so that the model needs none an
 import atexit
 import math
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import mujoco
 import numpy as np
@@ -32,22 +32,29 @@ class Renderer:
         _group_robot(model, robot_bodies)
         self._options = {robot: _options(robot, render) for robot in (False, True)}
 
-    def frame(self, data: mujoco.MjData, camera: str) -> UInt8[np.ndarray, "H W 3"]:
-        """Draw one picture, RGB, top row first.
+    def frame(
+        self,
+        data: mujoco.MjData,
+        camera: str,
+        *,
+        placed: Camera | None = None,
+        add: Callable[[mujoco.MjvScene], None] | None = None,
+    ) -> UInt8[np.ndarray, "H W 3"]:
+        """Draw one picture, RGB, top row first; `placed` moves the camera, `add` puts more into the scene.
 
         Raises:
             ConfigError: if there is no such camera, or no graphics context can be made.
         """
         if camera not in self._cameras:
             raise unknown("camera", camera, self._cameras)
-        placement = self._cameras[camera]
+        placement = placed or self._cameras[camera]
         if self._context is None:
             self._context = _Context(self._model, self._settings)
         position = np.asarray(placement.position, np.float64)
         if placement.follow:
             position = position + data.body(placement.follow).xpos
         self._context.place(placement, position, near=self._model.vis.map.znear * self._model.stat.extent)
-        return self._context.draw(data, self._options[placement.robot], placement)
+        return self._context.draw(data, self._options[placement.robot], placement, add=add)
 
     def close(self) -> None:
         """Free the graphics context; a later picture makes a new one."""
@@ -124,7 +131,14 @@ class _Context:
             eye.frustum_width = 0.5 * half * aspect * 2 * (right_edge - left)
             eye.orthographic = 0
 
-    def draw(self, data: mujoco.MjData, options: mujoco.MjvOption, camera: Camera) -> UInt8[np.ndarray, "H W 3"]:
+    def draw(
+        self,
+        data: mujoco.MjData,
+        options: mujoco.MjvOption,
+        camera: Camera,
+        *,
+        add: Callable[[mujoco.MjvScene], None] | None = None,
+    ) -> UInt8[np.ndarray, "H W 3"]:
         """Render the placed view at the camera's size."""
         self._gl.make_current()
         if self._size != (camera.width, camera.height):
@@ -132,6 +146,8 @@ class _Context:
             self._size = (camera.width, camera.height)
         everything = mujoco.mjtCatBit.mjCAT_ALL
         mujoco.mjv_updateScene(self._model, data, options, None, self._user, everything, self._scene)
+        if add is not None:
+            add(self._scene)
         rectangle = mujoco.MjrRect(0, 0, camera.width, camera.height)
         mujoco.mjr_render(rectangle, self._scene, self._mjr)
         pixels = np.empty((camera.height, camera.width, 3), np.uint8)
