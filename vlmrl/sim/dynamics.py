@@ -113,7 +113,11 @@ def _lazy(module: str) -> Callable[[], Family]:
     return lambda: cast("Family", import_module(f"vlmrl.sim.tasks.{module}"))
 
 
-FAMILIES: Mapping[str, Callable[[], Family]] = {"cartpole": _lazy("cartpole"), "metaworld": _lazy("metaworld")}
+FAMILIES: Mapping[str, Callable[[], Family]] = {
+    "cartpole": _lazy("cartpole"),
+    "dress": _lazy("dress"),
+    "metaworld": _lazy("metaworld"),
+}
 
 
 def family(task: Task) -> Family:
