@@ -1,8 +1,8 @@
 """Assisted dressing: a gripper pulls a sleeve along the arm of a seated person.
 
 The sleeve's force on the arm is limited: at the limit the gripper stops and stays, and the episode can no longer succeed.
-The reward, as in published work on robot-assisted dressing, is how far the garment has come minus a penalty of force:
-ratio of the arm that is dressed, minus the force in units of its limit.
+The reward is, as in published work on robot-assisted dressing, how far the garment has come minus a penalty of force:
+the ratio of the arm that is dressed, minus the force in units of its limit.
 """
 
 import copy
@@ -15,11 +15,12 @@ from jaxtyping import Float32, Float64
 from vlmrl.errors import DataError
 from vlmrl.sim.dynamics import Diverged
 from vlmrl.sim.task import Task
-from vlmrl.sim.tasks.dress_bank import AROUND, GARMENTS, PEOPLE, load, variant
+from vlmrl.sim.tasks.dress_bank import GARMENTS, PEOPLE, load, variant
 from vlmrl.sim.tasks.dress_cloud import Cloud
 from vlmrl.sim.tasks.dress_expert import Dresser
 from vlmrl.sim.tasks.dress_geometry import passes_at
 from vlmrl.sim.tasks.dress_options import RANGES, read_options, read_ranges
+from vlmrl.sim.tasks.dress_scene import AROUND
 
 _SUBSTEPS = 10
 _REACH_M = 0.0125
@@ -32,8 +33,9 @@ _BACK_M = 0.3
 """How far a start may be moved back from the hand, m."""
 
 _SPEED, _STRETCH, _TEAR_M = 20.0, 2.0, 0.1
-"""Beyond these it is not physics: speed of a vertex (m/s), length of an edge in rest lengths, and how far up the arm the
-rim may come to be around it, or cease to be, from one control step to the next."""
+"""Beyond these it is not physics: speed of a vertex (m/s), length of an edge in rest lengths, and how far up the arm
+the rim may come to be around it, or cease to be, from one control step to the next."""
+
 
 class DressArm:
     """A person, a sleeve and a gripper; the frame is the room's, origin on the floor below the shoulder."""
@@ -54,7 +56,9 @@ class DressArm:
         self._fixed = task.resets.fixed
         self._who, self._what = self._options.people[0], self._options.garments[0]
         self._force_n, self._peak_n, self._stopped, self._at_m = 0.0, 0.0, False, -1.0
-        self._body = {name: int(self.model.body(name).mocapid[0]) for name in ("person", "upper_arm", "forearm", "gripper")}
+        self._body = {
+            name: int(self.model.body(name).mocapid[0]) for name in ("person", "upper_arm", "forearm", "gripper")
+        }
         points, camera = self._options.cloud_points, self._options.cloud_camera
         self._cloud = Cloud(self.model, task.cameras, camera=camera, points=points) if points else None
         self.shown: Mapping[str, tuple[int, ...]] = {"cloud": self._cloud.shape} if self._cloud else {}
@@ -66,7 +70,7 @@ class DressArm:
             generator = np.random.default_rng(0)
         self._who = self._options.people[generator.integers(len(self._options.people))]
         self._what = self._options.garments[generator.integers(len(self._options.garments))]
-        drawn = {name: generator.uniform(*self._ranges[name]) for name in RANGES}
+        drawn = {name: generator.uniform(self._ranges[name][0], self._ranges[name][1]) for name in RANGES}
         member = variant(self._who, self._what)
         load(self.model, member.model)
         mujoco.mj_resetData(self.model, self.data)
@@ -76,11 +80,11 @@ class DressArm:
         ahead = (fingertips - elbow) / np.linalg.norm(fingertips - elbow)
         left = np.cross([0, 0, 1], ahead)
         start = fingertips + drawn["gripper_ahead"] * ahead + drawn["gripper_aside"] * left
-        self._hang(start + [0, 0, drawn["gripper_above"]], ahead, member.hanging)
+        self._hang(start + np.array([0, 0, drawn["gripper_above"]]), ahead, member.hanging)
         self._force_n, self._peak_n, self._stopped = 0.0, 0.0, False
 
     def step(self, action: Float32[np.ndarray, " A"]) -> float:
-        """Move the gripper, along the action but no farther than its reach; the reward is that of the state it leads to.
+        """Move the gripper along the action, no farther than its reach; the reward is that of the state it leads to.
 
         Raises:
             Diverged: if cloth moves or stretches as no cloth does, or has passed through the arm.
@@ -109,8 +113,8 @@ class DressArm:
     def signals(self) -> Mapping[str, float]:
         """Ratio of the arm's length inside the sleeve, whether the rim is around the arm, and forces on it.
 
-        `force_n` is the largest of the last control step, `force_peak_n` of the episode; `dressed_safely` is the ratio as
-        long as the force was within its limit, else 0; `edge_stretch` the longest edge of the cloth in rest lengths.
+        `force_n` is the largest of the last control step, `force_peak_n` of the episode; `dressed_safely` is the ratio
+        as long as the force was within its limit, else 0; `edge_stretch` the longest edge in rest lengths.
         """
         length = np.linalg.norm(np.diff(self._arm, axis=0), axis=1).sum()
         ratio = min(max(self._at_m, 0.0) / length, 1.0)

@@ -16,7 +16,7 @@ ARM, GARMENT, GRIPPER = range(3)
 class Cloud:
     """Rows of x, y, z (m, the scene's frame) and the one-hot segment; the first row is the gripper.
 
-    The other rows are drawn evenly, always the same way, from the pixels that show arm or garment: what is hidden from the
+    The other rows are drawn evenly, always alike, from the pixels that show arm or garment: what is hidden from the
     camera has no points. Where fewer pixels show them than there are rows, points repeat; where none do, rows are zero.
     """
 

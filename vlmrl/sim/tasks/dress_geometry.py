@@ -1,8 +1,8 @@
 """How far a sleeve is on an arm: where the arm's axis passes through the sleeve's rim.
 
-The rim is a closed loop, the arm a line of joints that ends at the fingertips and goes on behind the shoulder. Whether the
-loop is around the line is the net number of times the line crosses a surface that the loop spans; which surface does not
-matter, so the loop may be bent or folded. A sleeve pulled along beside the arm is never around it.
+The rim is a closed loop, the arm a line of joints that ends at the fingertips and goes on behind the shoulder. Whether
+the loop is around the line is the net number of times the line crosses a surface that the loop spans; which surface does
+not matter, so the loop may be bent or folded. A sleeve pulled along beside the arm is never around it.
 """
 
 import numpy as np
@@ -10,6 +10,8 @@ from jaxtyping import Float64
 
 _BEHIND_M = 1.0
 """How far the line goes on behind the shoulder, straight."""
+
+_OFF_M = np.array([1.1e-9, 1.7e-9, 2.3e-9])
 
 
 def passes_at(rim: Float64[np.ndarray, "V 3"], arm: Float64[np.ndarray, "J 3"]) -> float:
@@ -33,7 +35,8 @@ def _crossings(
     rim: Float64[np.ndarray, "V 3"], line: Float64[np.ndarray, "J 3"]
 ) -> tuple[Float64[np.ndarray, "S V"], Float64[np.ndarray, "S V"]]:
     """Where each segment crosses each triangle of rim and centroid (0 begin, 1 end), and its sense (0: not at all)."""
-    centre = rim.mean(axis=0)
+    # Any surface will do; a line through the very tip of this one would be missed.
+    centre = rim.mean(axis=0) + _OFF_M
     first = rim - centre
     second = np.concatenate([first[1:], first[:1]])
     normal = _cross(first, second)

@@ -1,11 +1,11 @@
 """What a dressing task may say in `physics.options` and `resets.ranges`."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
-from typing import Any, cast
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import cast
 
 from vlmrl.errors import ConfigError, unknown
-from vlmrl.sim.task import Task, Vector
+from vlmrl.sim.task import Task, Vector, from_mapping
 from vlmrl.sim.tasks.dress_bank import GARMENTS, PEOPLE
 from vlmrl.sim.tasks.dress_expert import PATHS
 
@@ -18,7 +18,7 @@ class Options:
     """Members of `dress_bank.PEOPLE`; a seed draws one."""
     garments: tuple[str, ...] = ("purple_jacket",)
     """Members of `dress_bank.GARMENTS`; a seed draws one."""
-    force_limit_n: float = 40.0
+    force_limit_n: float = 15.0
     """Of the sum over all contacts between garment and arm; the gripper stops there."""
     cloud_points: int = 0
     """Points of the observation `cloud`; 0: none."""
@@ -40,8 +40,9 @@ RANGES = (
 )
 """What a seed draws evenly.
 
-Shoulder: m above the floor. Upper arm: rad below the horizontal, and to the person's left. Elbow: rad by which the forearm
-is bent up against the upper arm, and to the left. Gripper: m from the fingertips, on along the forearm, to its left, and up.
+Shoulder: m above the floor. Upper arm: rad below the horizontal, and to the person's left. Elbow: rad by which the
+forearm is bent up against the upper arm, and to the left. Gripper: m from the fingertips, on along the forearm, to its
+left, and up.
 """
 
 
@@ -52,13 +53,7 @@ def read_options(task: Task) -> Options:
         ConfigError: if one is unknown, of the wrong type, or names what does not exist.
     """
     where, given = f"task {task.name!r}: physics.options", task.physics.options
-    known = {f.name: f.default for f in fields(Options)}
-    for key, value in given.items():
-        if key not in known:
-            raise ConfigError(f"{where}: {unknown('key', key, known)}")
-        _check_type(value, known[key], f"{where}.{key}")
-    read = {k: tuple(cast("list[str]", v)) if isinstance(known[k], tuple) else v for k, v in given.items()}
-    options = Options(**cast("dict[str, Any]", read))
+    options = cast("Options", from_mapping(Options, given, where))
     for kind, names, have in (
         ("person", options.people, PEOPLE),
         ("garment", options.garments, GARMENTS),
@@ -89,15 +84,3 @@ def read_ranges(task: Task) -> Mapping[str, Vector]:
         if len(ends) != 2 or ends[0] > ends[1]:
             raise ConfigError(f"{where}.{name}: [low, high] wanted, found {list(ends)}")
     return ranges
-
-
-def _check_type(value: object, default: object, where: str) -> None:
-    if isinstance(default, tuple):
-        items = cast("Sequence[object]", value) if isinstance(value, (list, tuple)) else (None,)
-        good, wanted = all(isinstance(item, str) for item in items), "a list of names"
-    elif isinstance(default, float):
-        good, wanted = isinstance(value, (int, float)) and not isinstance(value, bool), "a number"
-    else:
-        good, wanted = type(value) is type(default), type(default).__name__
-    if not good:
-        raise ConfigError(f"{where}: {wanted} wanted, found {value!r}")
