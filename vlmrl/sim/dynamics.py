@@ -116,6 +116,7 @@ def _lazy(module: str) -> Callable[[], Family]:
 FAMILIES: Mapping[str, Callable[[], Family]] = {
     "cartpole": _lazy("cartpole"),
     "cloth": _lazy("cloth"),
+    "dress": _lazy("dress"),
     "gymnasium": _lazy("gym_id"),
     "humanoid": _lazy("humanoid"),
     "metaworld": _lazy("metaworld"),

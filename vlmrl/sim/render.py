@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import mujoco
 import numpy as np
-from jaxtyping import Float64, UInt8
+from jaxtyping import Float64, Int64, UInt8
 
 from vlmrl import gl
 from vlmrl.errors import ConfigError, unknown
@@ -48,19 +48,63 @@ class Renderer:
         if camera not in self._cameras:
             raise unknown("camera", camera, self._cameras)
         placement = placed or self._cameras[camera]
+        context, _ = self._placed(data, placement)
+        return context.draw(data, self._options[placement.robot], placement, add=add)
+
+    def surface(
+        self, data: mujoco.MjData, camera: str
+    ) -> tuple[Float64[np.ndarray, "H W 3"], Int64[np.ndarray, "H W 2"]]:
+        """Return what a depth camera measures: for each pixel the point that it shows, and whose it is.
+
+        Points are in the scene's frame, m; the second array holds MuJoCo's type and index of the object, -1 where none is.
+
+        Raises:
+            ConfigError: if there is no such camera, or no graphics context can be made.
+        """
+        if camera not in self._cameras:
+            raise unknown("camera", camera, self._cameras)
+        placement = self._cameras[camera]
+        context, position = self._placed(data, placement)
+        depth_m, objects = context.measure(data, self._options[placement.robot], placement)
+        return position + depth_m[..., None] * rays(placement), objects
+
+    def _placed(self, data: mujoco.MjData, placement: Camera) -> tuple["_Context", Float64[np.ndarray, "3"]]:
+        """The context with its eye at a camera, and where that is."""
         if self._context is None:
             self._context = _Context(self._model, self._settings)
         position = np.asarray(placement.position, np.float64)
         if placement.follow:
             position = position + data.body(placement.follow).xpos
         self._context.place(placement, position, near=self._model.vis.map.znear * self._model.stat.extent)
-        return self._context.draw(data, self._options[placement.robot], placement, add=add)
+        return self._context, position
 
     def close(self) -> None:
         """Free the graphics context; a later picture makes a new one."""
         context, self._context = self._context, None
         if context is not None:
             context.free()
+
+
+def rays(camera: Camera) -> Float64[np.ndarray, "H W 3"]:
+    """Way from the camera to what each pixel shows, per metre of depth, in the scene's frame."""
+    right, up = _axes(camera)
+    left, top, right_edge, bottom = camera.crop
+    across = left + (right_edge - left) * (np.arange(camera.width) + 0.5) / camera.width
+    down = top + (bottom - top) * (np.arange(camera.height) + 0.5) / camera.height
+    if camera.flip:
+        down = 1 - down
+    half = math.tan(math.radians(camera.fovy) / 2)
+    aspect = (camera.width / camera.height) * (bottom - top) / (right_edge - left)
+    x, y = np.meshgrid(half * aspect * (2 * across - 1), half * (1 - 2 * down))
+    return np.cross(up, right) + x[..., None] * right + y[..., None] * up
+
+
+def _axes(camera: Camera) -> tuple[Float64[np.ndarray, "3"], Float64[np.ndarray, "3"]]:
+    """Right and up, of length one and at right angles."""
+    right, up = np.asarray(camera.xyaxes[:3], np.float64), np.asarray(camera.xyaxes[3:], np.float64)
+    right = right / np.linalg.norm(right)
+    up = up - right * (right @ up)
+    return right, up / np.linalg.norm(up)
 
 
 def _options(robot: bool, render: Render) -> mujoco.MjvOption:
@@ -107,6 +151,8 @@ class _Context:
         self._mjr = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_100)
         model.vis.quality.offsamples = samples
         mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._mjr)
+        # Nearness is 1 at the near plane and 0 at the far one, which keeps precision far away.
+        self._mjr.readDepthMap = mujoco.mjtDepthMap.mjDEPTH_ZEROFAR
         self._release = weakref.finalize(self, _release, self._gl, self._mjr)
         # Left to itself it would run after MuJoCo's own exit hook has closed the display.
         self._release.atexit = False
@@ -114,10 +160,7 @@ class _Context:
 
     def place(self, camera: Camera, position: Float64[np.ndarray, "3"], *, near: float) -> None:
         """Set the scene's two eyes (they coincide) to the cropped view of a camera."""
-        right, up = np.asarray(camera.xyaxes[:3]), np.asarray(camera.xyaxes[3:])
-        right = right / np.linalg.norm(right)
-        up = up - right * (right @ up)
-        up = up / np.linalg.norm(up)
+        right, up = _axes(camera)
         left, top, right_edge, bottom = camera.crop
         if camera.flip:
             top, bottom = 1 - bottom, 1 - top
@@ -140,6 +183,45 @@ class _Context:
         add: Callable[[mujoco.MjvScene], None] | None = None,
     ) -> UInt8[np.ndarray, "H W 3"]:
         """Render the placed view at the camera's size."""
+        pixels = np.empty((camera.height, camera.width, 3), np.uint8)
+        mujoco.mjr_readPixels(pixels, None, self._render(data, options, camera, add), self._mjr)
+        # OpenGL's first row is the lowest, so a picture to be flipped is already as wanted.
+        return pixels if camera.flip else np.ascontiguousarray(pixels[::-1])
+
+    def measure(
+        self, data: mujoco.MjData, options: mujoco.MjvOption, camera: Camera
+    ) -> tuple[Float64[np.ndarray, "H W"], Int64[np.ndarray, "H W 2"]]:
+        """Depth along the view (m) and object of each pixel of the placed view."""
+        flags = (mujoco.mjtRndFlag.mjRND_SEGMENT, mujoco.mjtRndFlag.mjRND_IDCOLOR)
+        for flag in flags:
+            self._scene.flags[flag] = True
+        colours = np.empty((camera.height, camera.width, 3), np.uint8)
+        nearness = np.empty((camera.height, camera.width), np.float32)
+        rectangle = self._render(data, options, camera)
+        mujoco.mjr_readPixels(colours, nearness, rectangle, self._mjr)
+        for flag in flags:
+            self._scene.flags[flag] = False
+        if not camera.flip:
+            colours, nearness = colours[::-1], nearness[::-1]
+        near, far = self._scene.camera[0].frustum_near, self._scene.camera[0].frustum_far
+        depth_m = near * far / (near + nearness.astype(np.float64) * (far - near))
+        return depth_m, self._objects()[colours @ np.array([1, 256, 65536])]
+
+    def _objects(self) -> Int64[np.ndarray, "K 2"]:
+        """Type and index of what has each colour; colour 0 is the background."""
+        found = np.full((self._scene.ngeom + 1, 2), -1)
+        for geom in self._scene.geoms[: self._scene.ngeom]:
+            if geom.segid >= 0:
+                found[geom.segid + 1] = geom.objtype, geom.objid
+        return found
+
+    def _render(
+        self,
+        data: mujoco.MjData,
+        options: mujoco.MjvOption,
+        camera: Camera,
+        add: Callable[[mujoco.MjvScene], None] | None = None,
+    ) -> mujoco.MjrRect:
         self._gl.make_current()
         if self._size != (camera.width, camera.height):
             mujoco.mjr_resizeOffscreen(camera.width, camera.height, self._mjr)
@@ -150,10 +232,7 @@ class _Context:
             add(self._scene)
         rectangle = mujoco.MjrRect(0, 0, camera.width, camera.height)
         mujoco.mjr_render(rectangle, self._scene, self._mjr)
-        pixels = np.empty((camera.height, camera.width, 3), np.uint8)
-        mujoco.mjr_readPixels(pixels, None, rectangle, self._mjr)
-        # OpenGL's first row is the lowest, so a picture to be flipped is already as wanted.
-        return pixels if camera.flip else np.ascontiguousarray(pixels[::-1])
+        return rectangle
 
     def free(self) -> None:
         """Give the context back; nothing happens the second time."""
