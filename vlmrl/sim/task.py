@@ -167,7 +167,7 @@ def load_task(name: str) -> Task:
     content = _read(path)
     if group and any((place / group / DEFAULTS).is_file() for place in places("tasks")):
         content = _over(_read(find("tasks", f"{group}/{DEFAULTS}")), content)
-    task = cast("Task", from_mapping(Task, content | {"name": name, "folder": path.parent}, str(path)))
+    task = cast("Task", _build(Task, content | {"name": name, "folder": path.parent}, str(path)))
     _check(task, str(path))
     return task
 
@@ -228,12 +228,8 @@ def _check_camera(camera: Camera, where: str) -> None:
         raise ConfigError(f"{where}: height and width must be positive and fovy between 0 and 180 degrees")
 
 
-def from_mapping(cls: type, given: Mapping[str, Any], where: str) -> object:
-    """Make a dataclass from a mapping of YAML's types; families read `physics.options` with it.
-
-    Raises:
-        ConfigError: if a key is unknown, missing or of the wrong type.
-    """
+def _build(cls: type, given: Mapping[str, Any], where: str) -> object:
+    """Make a dataclass from a mapping; unknown, missing and mistyped keys are errors."""
     hints = get_type_hints(cls)
     known = {f.name: f for f in fields(cls)}
     public = [k for k in known if not (cls is Task and k in ("name", "folder"))]
@@ -250,7 +246,7 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
     """Check a YAML value against a type; integers pass as floats, nothing else is changed."""
     origin, arguments = get_origin(hint), get_args(hint)
     if isinstance(hint, type) and hasattr(hint, "__dataclass_fields__") and isinstance(value, Mapping):
-        return from_mapping(hint, cast("Mapping[str, Any]", value), where)
+        return _build(hint, cast("Mapping[str, Any]", value), where)
     if origin is tuple and isinstance(value, list):
         return tuple(_convert(arguments[0], v, f"{where}[{i}]") for i, v in enumerate(cast("list[Any]", value)))
     if origin is not None and isinstance(origin, type) and issubclass(origin, Mapping) and isinstance(value, Mapping):

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import cast
 
 from vlmrl.errors import ConfigError, unknown
-from vlmrl.sim.task import Task, Vector, from_mapping
+from vlmrl.sim.task import Task, Vector, parsed
 from vlmrl.sim.tasks.dress_bank import GARMENTS, PEOPLE
 from vlmrl.sim.tasks.dress_expert import PATHS
 
@@ -52,8 +52,7 @@ def read_options(task: Task) -> Options:
     Raises:
         ConfigError: if one is unknown, of the wrong type, or names what does not exist.
     """
-    where, given = f"task {task.name!r}: physics.options", task.physics.options
-    options = cast("Options", from_mapping(Options, given, where))
+    options = parsed(Options, task)
     for kind, names, have in (
         ("person", options.people, PEOPLE),
         ("garment", options.garments, GARMENTS),
