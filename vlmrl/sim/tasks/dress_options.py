@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import cast
 
 from vlmrl.errors import ConfigError, unknown
 from vlmrl.sim.task import Task, Vector, parsed
@@ -52,7 +51,7 @@ def read_options(task: Task) -> Options:
     Raises:
         ConfigError: if one is unknown, of the wrong type, or names what does not exist.
     """
-    options = parsed(Options, task)
+    where, options = f"task {task.name!r}: physics.options", parsed(Options, task)
     for kind, names, have in (
         ("person", options.people, PEOPLE),
         ("garment", options.garments, GARMENTS),
@@ -63,7 +62,7 @@ def read_options(task: Task) -> Options:
             if name not in have:
                 raise ConfigError(f"{where}: {unknown(kind, name, have)}")
     if options.force_limit_n <= 0 or options.cloud_points < 0 or not options.people or not options.garments:
-        raise ConfigError(f"{where}: a force_limit_n above 0, people and garments wanted, found {dict(given)}")
+        raise ConfigError(f"{where}: a force_limit_n above 0, people and garments wanted, found {dict(task.physics.options)}")
     return options
 
 

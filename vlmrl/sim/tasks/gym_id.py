@@ -19,7 +19,7 @@ from PIL import Image
 from vlmrl.errors import ConfigError, DataError, unknown
 from vlmrl.sim.dynamics import Expert
 from vlmrl.sim.task import Task, parsed
-from vlmrl.sim.tasks.gym_state import Attributes, Moved
+from vlmrl.sim.tasks.gym_state import Attributes, Late, Moved
 
 _PROBES = 4
 """Episodes at construction that show which parts of the model resets move, and what `info` tells."""
@@ -53,6 +53,7 @@ class Gym:
         self._seen = np.zeros(len(self.state_names))
         self._told: dict[str, float] = {}
         self._done = False
+        self._late = Late(self.model, self.data)
         self._moved, self._attributes = self._probed()
 
     def reset(self, generator: np.random.Generator) -> None:
@@ -61,11 +62,14 @@ class Gym:
         self._done = False
         self._told = dict.fromkeys(self._told, 0.0) | {k: v for k, v in _scalars(info).items() if k in self._told}
         self._see(observation)
+        # Gymnasium-Robotics places the goal's mark only when it draws.
+        getattr(self._inner, "_render_callback", int)()
 
     def step(self, action: Float32[np.ndarray, " A"]) -> float:
         """Advance one step, unless the environment has ended."""
         if self._done:
             return 0.0
+        self._late.put_back()
         observation, reward, terminated, _, info = self._env.step(self._act(action))
         self._done = bool(terminated)
         self._told |= {k: v for k, v in _scalars(info).items() if k in self._told}
@@ -87,7 +91,7 @@ class Gym:
 
     def memory(self) -> Float64[np.ndarray, " M"]:
         """What resets moved in the model, the environment's own numbers, and what it said last."""
-        told = [float(self._done), *self._told.values(), *self._seen]
+        told = [*self._late.numbers, float(self._done), *self._told.values(), *self._seen]
         return np.concatenate([self._moved.read(self.model), self._attributes.read(self._inner), told])
 
     def remember(self, memory: Float64[np.ndarray, " M"]) -> None:
@@ -95,21 +99,16 @@ class Gym:
         first, second = self._moved.size, self._moved.size + self._attributes.size
         self._moved.write(self.model, memory[:first])
         self._attributes.write(self._inner, memory[first:second])
-        told = memory[second:]
+        self._late.numbers = memory[second : second + self._late.size].copy()
+        told = memory[second + self._late.size :]
         self._done = bool(told[0])
         self._told = dict(zip(self._told, told[1:].tolist(), strict=False))
         self._seen = told[1 + len(self._told) :].copy()
-        self._draw_goal()
 
     def _see(self, observation: object) -> None:
         flat = spaces.flatten(self._env.observation_space, observation)
         self._seen = np.asarray(flat, np.float64)
-        self._draw_goal()
-
-    def _draw_goal(self) -> None:
-        # Gymnasium-Robotics places the goal's mark only when it draws.
-        if hasattr(self._inner, "_render_callback"):
-            self._inner._render_callback()
+        self._late.keep()
 
     def _probed(self) -> tuple[Moved, Attributes]:
         """Play a little: find what resets move, which attributes are numbers, and the scalars of `info`."""
@@ -294,7 +293,7 @@ def _numbers(
 
 
 def _scalars(info: Mapping[str, Any]) -> dict[str, float]:
-    single = {k: np.asarray(v) for k, v in info.items() if isinstance(v, (bool, int, float, np.number, np.ndarray))}
+    single = {k: np.asarray(v) for k, v in info.items() if isinstance(v, (bool, int, float, np.generic, np.ndarray))}
     return {k: float(v.item()) for k, v in single.items() if v.size == 1 and v.dtype.kind in "bif"}
 
 

@@ -45,6 +45,38 @@ class Moved:
             at += count
 
 
+class Late:
+    """Poses of the bodies as MuJoCo's last step left them: one substep behind the joints.
+
+    Environments measure their next step from there (velocities, commanded poses), pictures and predicates must not.
+    """
+
+    def __init__(self, model: mujoco.MjModel, data: mujoco.MjData) -> None:
+        self._model, self._data = model, data
+        self.keep()
+
+    @property
+    def size(self) -> int:
+        """How many numbers."""
+        return self.numbers.size
+
+    def keep(self) -> None:
+        """Remember the poses, and move what is drawn to where the joints are."""
+        self.numbers = np.concatenate([field.ravel() for field in self._fields()])
+        mujoco.mj_kinematics(self._model, self._data)
+        mujoco.mj_camlight(self._model, self._data)
+
+    def put_back(self) -> None:
+        """Undo `keep`, for a step to start from."""
+        at = 0
+        for field in self._fields():
+            field[:] = self.numbers[at : at + field.size].reshape(field.shape)
+            at += field.size
+
+    def _fields(self) -> tuple[np.ndarray, ...]:
+        return self._data.xpos, self._data.xquat, self._data.xipos
+
+
 class Attributes:
     """Every attribute of an object that is a number or an array of numbers, and its random generator.
 
@@ -54,6 +86,7 @@ class Attributes:
     def __init__(self) -> None:
         self._shapes: dict[str, tuple[int, ...]] = {}
         self._kinds: dict[str, np.dtype[Any]] = {}
+        self._optional: set[str] = set()
 
     @property
     def size(self) -> int:
@@ -68,6 +101,7 @@ class Attributes:
                 self._shapes[name], self._kinds[name] = array.shape, array.dtype
             elif value is None:
                 self._shapes.setdefault(name, ())
+                self._optional.add(name)
 
     def read(self, holder: object) -> Float64[np.ndarray, " N"]:
         """The numbers, one attribute after another; NaN for None."""
@@ -92,8 +126,8 @@ class Attributes:
 
     def _write(self, holder: object, now: object, name: str, numbers: Float64[np.ndarray, "..."]) -> None:
         kind = self._kinds.get(name)
-        if np.isnan(numbers).all() and (kind is None or kind.kind != "f" or now is None):
-            if now is None or _array(now) is not None:
+        if np.isnan(numbers).all() and (name in self._optional or kind is None or kind.kind != "f"):
+            if _array(now) is not None and name in self._optional:
                 setattr(holder, name, None)
         elif isinstance(now, np.ndarray) and not now.flags.owndata and now.flags.writeable:
             now[...] = numbers
@@ -104,7 +138,7 @@ class Attributes:
 
 def _array(value: object) -> np.ndarray | None:
     """The value as numbers, if it is some."""
-    if isinstance(value, (bool, int, float, np.number, np.ndarray)) or (isinstance(value, (tuple, list)) and value):
+    if isinstance(value, (bool, int, float, np.generic, np.ndarray)) or (isinstance(value, (tuple, list)) and value):
         try:
             array = np.asarray(value)
         except ValueError:
