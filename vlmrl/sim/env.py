@@ -68,10 +68,15 @@ class SimEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-        """Start an episode; a seed gives the same start whatever happened before."""
+        """Start an episode; a seed gives the same start whatever happened before.
+
+        `options={"sim_state": ...}` starts where an earlier `sim_state()` was.
+        """
         super().reset(seed=seed)
         self._steps, self._held = 0, 0
         self._dynamics.reset(self.np_random)
+        if options and "sim_state" in options:
+            self.set_sim_state(options["sim_state"])
         self._warned = self._warnings()
         return self._observation(), self._info()
 
