@@ -12,9 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Bool, Float, Float32
 
-from vlmrl.artefact import fingerprint
 from vlmrl.errors import ConfigError
-from vlmrl.policy import LearnedPolicy
 from vlmrl.sim import Task, expert, make
 from vlmrl.types import Policy
 
@@ -35,7 +33,7 @@ class Grade:
     @property
     def facts(self) -> str:
         """What decides its actions, wherever its folder lies."""
-        who = self.policy if self.policy in (RANDOM, EXPERT) else f"weights {fingerprint(self.policy)}"
+        who = self.policy if self.policy in (RANDOM, EXPERT) else f"weights {_fingerprint(self.policy)}"
         return f"{who}, noise {self.noise:g}"
 
 
@@ -88,7 +86,7 @@ class GradedPolicy:
         grade = self.grades[episode % len(self.grades)]
         if grade.policy == RANDOM:
             return f"{self.task.name} random actions"
-        who = "scripted expert" if grade.policy == EXPERT else f"saved policy {fingerprint(grade.policy)}"
+        who = "scripted expert" if grade.policy == EXPERT else f"saved policy {_fingerprint(grade.policy)}"
         return f"{self.task.name} {who}, {grade.noise:.0%} random actions"
 
 
@@ -114,8 +112,17 @@ def _maker(task: Task, policy: str, width: int | None) -> "Callable[[], Expert]"
         raise ConfigError(
             f"unknown policy {policy!r}; have: {EXPERT}, {RANDOM}, replay, or the folder of a saved policy"
         )
+    # Torch takes seconds to import, in every worker: scripts do without it.
+    from vlmrl.policy import LearnedPolicy
+
     saved = LearnedPolicy.from_pretrained(policy)
     return lambda: _Saved(saved)
+
+
+def _fingerprint(folder: str) -> str:
+    from vlmrl.artefact import fingerprint
+
+    return fingerprint(folder)
 
 
 def _width(task: Task) -> int:

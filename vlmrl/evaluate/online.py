@@ -150,7 +150,7 @@ def _learn(env: SimEnv, task: Task, config: Config, learner: sac.Config, *, quie
         bar.update()
         if step % config.every == 0 or step == config.steps:
             points.append(_checkpoint(state, task, config, learner, step))
-            now = {key: float(value) for key, value in losses.items()} | {"alpha": float(state.log_temperature.exp())}
+            now = {key: float(value) for key, value in losses.items()} | {"alpha": state.log_temperature.exp().item()}
             metrics.write("sac", step, now | {"return": points[-1].mean, "success": points[-1].success})
             bar.set_postfix_str(f"return {points[-1].mean:.1f}, success {points[-1].success:.0%}")
     bar.close()

@@ -5,6 +5,7 @@ A worker lives no longer than the process that started it, also where that is ki
 
 import os
 import signal
+import sys
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -14,8 +15,6 @@ from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 from queue import SimpleQueue
 from typing import Any, TypeVar
-
-import torch
 
 from vlmrl.errors import VlmrlError
 
@@ -37,15 +36,10 @@ def in_order(make: Make[T, R], items: Sequence[T], *, workers: int = 0) -> Itera
     if count > 1:
         yield from _side_by_side(make, items, count)
         return
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        if items:
-            with make() as function:
-                for item in items:
-                    yield function(item)
-    finally:
-        torch.set_num_threads(threads)
+    if items:
+        with make() as function, _one_thread():
+            for item in items:
+                yield function(item)
 
 
 def _side_by_side(make: Make[T, R], items: Sequence[T], count: int) -> Iterator[R]:
@@ -101,7 +95,7 @@ def _workers(make: Make[Any, Any], count: int) -> Generator["SimpleQueue[tuple[S
 def _serve(connection: Connection, make: Make[Any, Any]) -> None:
     # The terminal interrupts the whole group; the parent ends its workers itself.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    torch.set_num_threads(1)
+    os.environ["OMP_NUM_THREADS"] = "1"
     try:
         _answer(connection, make)
     except (EOFError, BrokenPipeError, ConnectionResetError):
@@ -111,9 +105,25 @@ def _serve(connection: Connection, make: Make[Any, Any]) -> None:
 def _answer(connection: Connection, make: Make[Any, Any]) -> None:
     item = connection.recv()
     try:
-        with make() as function:
+        with make() as function, _one_thread():
             while True:
                 connection.send((True, function(item)))
                 item = connection.recv()
     except VlmrlError as error:
         connection.send((False, error))
+
+
+@contextmanager
+def _one_thread() -> Generator[None]:
+    """One thread for torch, which is not imported for this: many workers do without it, and it takes seconds."""
+    if "torch" not in sys.modules:
+        yield
+        return
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
