@@ -28,7 +28,9 @@ def main() -> None:
     first = store.episodes.start
     draws = weights(len(first))
     print(f"{encoder.name} on {len(first)} poses of {store.path}\n")
-    print(f"{'goal':14} {'poses':>5}  " + "  ".join(f"{f'alpha {a:g}: EPIC':>22} {'AUROC':>18}" for a in arguments.alpha))
+    print(
+        f"{'goal':14} {'poses':>5}  " + "  ".join(f"{f'alpha {a:g}: EPIC':>22} {'AUROC':>18}" for a in arguments.alpha)
+    )
     for goal, task in tasks.items():
         shown = store.column(f"truth/{goal}")[first + 1] > 0
         cells = [_cells(_scores(store, encoder, task, alpha)[first], shown, draws) for alpha in arguments.alpha]
@@ -68,7 +70,9 @@ def _told_apart(store: Store, captions: np.ndarray, goals: list[str]) -> str:
     truth[truth.sum(1) > 1, goals.index("standing")] = False
     some = truth.any(1)
     right = int(truth[some, captions[some].argmax(1)].sum())
-    return f"a pose's own caption scores highest: {right} of {some.sum()} poses (by chance {some.sum() / len(goals):.0f})"
+    return (
+        f"a pose's own caption scores highest: {right} of {some.sum()} poses (by chance {some.sum() / len(goals):.0f})"
+    )
 
 
 if __name__ == "__main__":

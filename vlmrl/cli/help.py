@@ -61,10 +61,9 @@ def text(name: str, config: type, groups: Mapping[str, Mapping[str, str]]) -> st
         EXAMPLES[name].strip("\n"),
     ]
     for group, table in groups.items():
-        lines += ["", f"{group}=NAME  have: {', '.join(sorted({*table, *_files(group)}))}"]
-    presets = _files("preset")
-    if name == "run" and presets:
-        lines += ["", f"preset=NAME  have: {', '.join(presets)}"]
+        lines += ["", f"{group}=NAME  have: {', '.join(sorted({*table, *files(group)}))}"]
+    for choice in ("preset", "collect") if name == "run" else ():
+        lines += ["", f"{choice}=NAME  have: {', '.join(files(choice))}"]
     lines += ["", "settings:", f"  {'out':36} run folder; default: a new one under runs/"]
     lines += list(_settings(config, "", groups))
     for group, table in groups.items():
@@ -74,6 +73,17 @@ def text(name: str, config: type, groups: Mapping[str, Mapping[str, str]]) -> st
             lines += list(_settings(import_module(module).Config, f"{group}.", groups, given))
     lines += ["", "Hydra's own: --multirun (sweep over a=1,2), --cfg job (print the configuration), --hydra-help"]
     return "\n".join(lines)
+
+
+def of_command(usage: str, first: str, examples: str, configs: Sequence[type], *, more: Sequence[str] = ()) -> str:
+    """The help of a small command whose settings are those of `configs`."""
+    lines = [f"usage: {usage}", "", first, "", "examples:", examples.strip("\n"), *more, "", "settings:"]
+    return "\n".join([*lines, *(line for config in configs for line in _settings(config, "", {}))])
+
+
+def files(group: str) -> list[str]:
+    """Names of a configuration group's files, yours and the installed ones."""
+    return sorted({f.stem for place in places("conf") for f in (place / group).glob("*.yaml")})
 
 
 def _given(group: str, choice: str) -> Mapping[str, Any]:
@@ -131,7 +141,3 @@ def _documents(config: type) -> dict[str, str]:
                 case _:
                     pass
     return found
-
-
-def _files(group: str) -> list[str]:
-    return sorted({f.stem for place in places("conf") for f in (place / group).glob("*.yaml")})

@@ -14,11 +14,13 @@ from tqdm import tqdm
 from vlmrl import config as configuration
 from vlmrl.artefact import fingerprint
 from vlmrl.cli import label as labeling
+from vlmrl.cli.collect import progress_bar
 from vlmrl.cli.distill import distill_all
 from vlmrl.cli.settings import RunConfig, continues, fitting, pick_task
 from vlmrl.cli.train import Training, train_all
 from vlmrl.errors import ConfigError
 from vlmrl.evaluate import collect, report, results
+from vlmrl.evaluate.behaviour import GradedPolicy
 from vlmrl.evaluate.rollout import Rollouts, evaluation_seeds, rollout
 from vlmrl.evaluate.video import write_video
 from vlmrl.policy import LearnedPolicy
@@ -61,22 +63,9 @@ def collected(config: RunConfig, task: Task | None, folder: Path) -> Store:
     """The run's own simulated logs, with what is missing of them collected."""
     if task is None:
         raise ConfigError("collecting needs a task")
-    collect.check(task, config.collect)
     path = folder / "store"
-    if not (path / "manifest.json").exists():
-        collect.create_store(path, task)
-    store = Store.open(path)
-    have = len(store.episodes.id)
-    with tqdm(total=config.collect.episodes, initial=have, desc="collect", unit="episode", dynamic_ncols=True) as bar:
-        pending = []
-        for episode in collect.collect(task, config.collect, start=have):
-            pending.append(episode)
-            if len(pending) == 20 or have + len(pending) == config.collect.episodes:
-                store.append(pending)
-                have, pending = have + len(pending), []
-            bar.update()
-    store.refresh()
-    return store
+    with progress_bar() as progress:
+        return collect.fill(path, task, config.collect, workers=config.workers, progress=progress)
 
 
 def label(config: RunConfig, content: Mapping[str, Any], store: Store, folder: Path) -> labeling.Labels | None:
@@ -163,7 +152,7 @@ def evaluate(config: RunConfig, task: Task, trainings: Sequence[Training], folde
     """Roll out every policy from the same initial states; films of the first seed's policies go to `videos/`."""
     done: dict[str, list[Rollouts]] = {}
     if "behaviour" in config.arms:
-        policy = collect.GradedPolicy(task, config.collect.noise)
+        policy = GradedPolicy(task, config.collect.noise, config.collect.policies)
         video = folder / "videos" / "behaviour.mp4"
         done["behaviour"] = [roll(config, task, policy, folder / "results" / "behaviour.json", video=video)]
     for training in tqdm(trainings, desc="evaluate", unit="policy", dynamic_ncols=True):

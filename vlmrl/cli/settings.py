@@ -71,7 +71,7 @@ class RunConfig:
     """Training seeds; each trains its own reward and its own policies. One is a smoke test, five make a claim."""
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     workers: int = 0
-    """Training runs side by side; 0: as many as there are processors."""
+    """Processes that collect, and training runs side by side; 0: as many as there are processors."""
 
 
 def continues(content: Mapping[str, Any], folder: Path) -> None:
@@ -115,7 +115,7 @@ def fitting(config: RunConfig, store: Store, task: Task | None) -> RunConfig:
     if config.store and task is not None:
         check_columns(store, task, config.obs)
     lacking = {"ground_truth"} if "truth/reward" not in store.columns() else set[str]()
-    if config.store is not None:
+    if config.store is not None or config.collect.replays:
         lacking.add("behaviour")
     for arm in lacking & set(config.arms):
         why = (

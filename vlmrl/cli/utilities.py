@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from vlmrl import config as configuration
+from vlmrl.cli.given import pairs
 from vlmrl.cli.judge import app as judge
 from vlmrl.cli.reward import app as reward
 from vlmrl.cli.stats import app as stats
@@ -28,7 +29,7 @@ JOBS = {
 }
 
 app = typer.Typer(help=HELP, no_args_is_help=True, rich_markup_mode="rich", add_completion=False)
-data = typer.Typer(help="Stores of episodes: import logs, look inside, draw, check.", no_args_is_help=True)
+data = typer.Typer(help="Stores of episodes: collect, import logs, look inside, draw, check.", no_args_is_help=True)
 app.add_typer(data, name="data")
 app.add_typer(task, name="task")
 app.add_typer(judge, name="judge")
@@ -69,12 +70,37 @@ def import_(
     """
     from vlmrl.store.importers import IMPORTERS, importer
 
-    content = _pairs(settings)
+    content = pairs(settings)
     if "format" not in content:
         raise ConfigError(f"which format? format=NAME; have: {', '.join(sorted(IMPORTERS))}")
     module = importer(str(content.pop("format")))
     report = module.run(configuration.fill(module.Config, content, where="import"))
     typer.echo(report)
+
+
+_EVERYTHING = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+
+
+@data.command("collect", context_settings=_EVERYTHING, add_help_option=False)
+def collect_(context: typer.Context) -> None:
+    """Collect episodes in simulation: random, a scripted expert with noise, saved policies, mixtures, replays.
+
+    Example: vlmrl data collect task=drawer_open mix=quick out=runs/mine
+    """
+    from vlmrl.cli.collect import collect
+
+    collect(context.args)
+
+
+@data.command("learn", context_settings=_EVERYTHING, add_help_option=False)
+def learn_(context: typer.Context) -> None:
+    """Learn a task on-line with soft actor-critic, and keep checkpoints to collect medium and expert data with.
+
+    Example: vlmrl data learn task=cartpole out=runs/sac-cartpole
+    """
+    from vlmrl.cli.collect import learn
+
+    learn(context.args)
 
 
 @data.command()
@@ -127,7 +153,7 @@ def shape_(
     from vlmrl.reward.shaping import Config, shape
     from vlmrl.store import Store
 
-    config = configuration.fill(Config, _pairs(settings), where="shape")
+    config = configuration.fill(Config, pairs(settings), where="shape")
     shape(Store.open(store), config)
     typer.echo(f"reward column {config.out!r}")
 
@@ -143,17 +169,3 @@ def check(store: Annotated[Path, typer.Argument(help="Folder of a store")]) -> N
     if problems:
         raise typer.Exit(1)
     typer.echo(f"{store}: whole")
-
-
-def _pairs(settings: list[str]) -> dict[str, str | list[str]]:
-    wrong = [s for s in settings if "=" not in s]
-    if wrong:
-        raise ConfigError(f"settings are key=value, found {wrong[0]!r}")
-    return {key: _value(text) for key, text in (s.split("=", 1) for s in settings)}
-
-
-def _value(text: str) -> str | list[str]:
-    """A text, or the list that [a,b] means in a job's settings too."""
-    if not (text.startswith("[") and text.endswith("]")):
-        return text
-    return [part.strip() for part in text[1:-1].split(",") if part.strip()]

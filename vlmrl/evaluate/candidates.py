@@ -7,7 +7,7 @@ from typing import Any
 
 from vlmrl.artefact import fingerprint
 from vlmrl.errors import ConfigError
-from vlmrl.evaluate.collect import GradedPolicy
+from vlmrl.evaluate.behaviour import GradedPolicy
 from vlmrl.policy import LearnedPolicy, UniformPolicy
 from vlmrl.sim import Task, make
 from vlmrl.types import Policy

@@ -1,103 +1,72 @@
-"""Mixed-quality data from simulation: a scripted expert whose actions are replaced by random ones.
+"""Collected data: who acts in simulation, for how long, what is kept; into a store, by several processes.
 
-The share of random actions of an episode goes into its `source`; learners never read it.
+Episode k depends on the seed and k alone. Whoever collects it, in which process and after which interruption, the
+store holds the same episodes in the same order, and has the same `data_hash`.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+import functools
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import metadata
+from itertools import zip_longest
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any, cast
 
-import numpy as np
-from jaxtyping import Bool, Float, UInt8
-
-from vlmrl.errors import ConfigError
-from vlmrl.evaluate.rollout import FIRST_EVALUATION_SEED, fresh
-from vlmrl.sim import SimEnv, Task, expert, make
+from vlmrl.errors import ConfigError, DataError, unknown
+from vlmrl.evaluate import replay
+from vlmrl.evaluate.behaviour import GradedPolicy, check_policies, grades
+from vlmrl.evaluate.record import DivergedError, Recipe, episode, seeded
+from vlmrl.evaluate.rollout import FIRST_EVALUATION_SEED
+from vlmrl.evaluate.workers import in_order
+from vlmrl.runfolder import flatten
+from vlmrl.sim import SimEnv, Task, make
 from vlmrl.store import Store
-from vlmrl.types import NO_FRAME, Episode, Frames, Policy
-
-if TYPE_CHECKING:
-    from vlmrl.sim.dynamics import Expert
+from vlmrl.store.disk import digest
+from vlmrl.types import Episode, Policy
 
 STRIDE = 10_000
 """Initial states that belong to one value of `collect.seed`."""
 
+RESERVE = 10_000_000
+"""First of the initial states that replace those whose episode diverged: ATTEMPTS of them for each."""
+ATTEMPTS = 10
+
+REPLAY = "replay"
+
+MOST_EPISODES, MOST_BYTES = 20, 64 << 20
+"""What is collected and committed at once: as many episodes as have this many bytes of pictures."""
+
 
 @dataclass(frozen=True)
 class Config:
-    """How much is collected, and how good it is."""
+    """How much is collected, by whom, and how good it is."""
 
     episodes: int = 200
     steps: int | None = None
-    """Length of each episode, control steps; null: the task's horizon."""
+    """Length of each episode, control steps; null: the task's horizon, or that of the recording in a replay."""
+    policy: Any = "expert"
+    """Who acts: expert (the task's script), random, the folder of a saved policy, or several of these as [A,B,...] in
+    equal parts; replay: actions recorded in `source` are executed again."""
     noise: tuple[float, ...] = (0.4, 0.6, 0.8, 1.0)
-    """Share of random actions, in equal parts over the episodes."""
+    """Share of actions replaced by random ones (epsilon), in equal parts over the episodes of each policy."""
+    source: str = ""
+    """Folder of the store whose episodes are replayed."""
     picture_every: int = 5
     """Control steps between pictures; the last row always has one."""
+    cameras: tuple[str, ...] = ()
+    """Cameras of the task that are drawn; empty: the one that rewards and labelers look through."""
     seed: int = 0
 
+    @property
+    def policies(self) -> tuple[str, ...]:
+        """Who acts, as a list."""
+        return (self.policy,) if isinstance(self.policy, str) else tuple(map(str, cast("Sequence[Any]", self.policy)))
 
-class GradedPolicy:
-    """The scripted expert with a share of its actions replaced by uniform random ones.
-
-    Episode k of a rollout has noise[k % len(noise)], so a rollout over it is the behaviour policy of the data.
-    """
-
-    name = "behaviour policy"
-
-    def __init__(self, task: Task, noise: Sequence[float]) -> None:
-        self.task, self.noise = task, tuple(noise)
-        self._started = 0
-        self._robots: dict[int, tuple[Expert, float, np.random.Generator]] = {}
-
-    def reset(self, mask: Bool[np.ndarray, " B"], instructions: Sequence[str], generator: np.random.Generator) -> None:
-        """Give each robot that starts an expert, its share of noise, and its chance."""
-        for k in np.flatnonzero(mask).tolist():
-            one, share = expert(self.task), self.noise[self._started % len(self.noise)]
-            one.reset(int(generator.integers(2**31)))
-            self._robots[k] = (one, share, generator)
-            self._started += 1
-
-    def act(self, observations: Mapping[str, np.ndarray]) -> Float[np.ndarray, "B 1 A"]:
-        """The expert's action, or a random one."""
-        actions = []
-        for k in range(len(next(iter(observations.values())))):
-            one, share, generator = self._robots[k]
-            action = one.action({key: value[k] for key, value in observations.items()})
-            if generator.random() < share:
-                action = generator.uniform(-1, 1, action.shape).astype(np.float32)
-            actions.append(np.clip(action, -1, 1))
-        return np.stack(actions)[:, None]
-
-
-@dataclass
-class _Log:
-    """Rows of the episode under way."""
-
-    state: list[np.ndarray] = field(default_factory=list)
-    action: list[np.ndarray] = field(default_factory=list)
-    sim_state: list[np.ndarray] = field(default_factory=list)
-    pixels: list[UInt8[np.ndarray, "H W 3"]] = field(default_factory=list)
-    index: list[int] = field(default_factory=list)
-    reward: list[float] = field(default_factory=list)
-    progress: list[float] = field(default_factory=list)
-    success: list[float] = field(default_factory=list)
-
-
-def collect(task: Task, config: Config, *, start: int = 0) -> Iterator[Episode]:
-    """Yield episodes `start` to `config.episodes`; episode k depends on the seed and k alone, so a cut run resumes.
-
-    Raises:
-        ConfigError: if the length or the shares of noise make no sense.
-    """
-    check(task, config)
-    env = make(task)
-    try:
-        for k in range(start, config.episodes):
-            yield _episode(env, task, config, k)
-    finally:
-        env.close()
+    @property
+    def replays(self) -> bool:
+        """Whether recorded actions are executed again."""
+        return self.policies == (REPLAY,)
 
 
 def check(task: Task, config: Config) -> None:
@@ -110,12 +79,99 @@ def check(task: Task, config: Config) -> None:
         raise ConfigError(f"collect.steps is {config.steps}; task {task.name!r} has a horizon of {task.horizon}")
     if not config.noise or min(config.noise) < 0 or max(config.noise) > 1:
         raise ConfigError(f"collect.noise holds shares between 0 and 1, found {config.noise}")
+    if config.picture_every < 1 or config.episodes < 1:
+        raise ConfigError(f"at least 1 wanted, found picture_every={config.picture_every}, episodes={config.episodes}")
+    for camera in config.cameras:
+        if camera not in task.cameras:
+            raise unknown("camera", camera, task.cameras)
     if config.seed < 0 or (config.seed + 1) * STRIDE > FIRST_EVALUATION_SEED or config.episodes > STRIDE:
         most = FIRST_EVALUATION_SEED // STRIDE
         raise ConfigError(
             f"collect.seed {config.seed} and {config.episodes} episodes reach into the seeds kept for evaluation; "
             f"wanted a seed below {most} and at most {STRIDE} episodes"
         )
+    if (
+        config.replays != bool(config.source)
+        or not config.policies
+        or (REPLAY in config.policies and not config.replays)
+    ):
+        raise ConfigError(f"policy=replay, alone, goes with source=STORE; found {config.policies}, {config.source!r}")
+    if config.replays:
+        replay.check(task, Store.open(config.source))
+    else:
+        check_policies(task, config.policies)
+
+
+def collect(task: Task, config: Config, *, start: int = 0) -> Iterator[Episode]:
+    """Yield episodes `start` to `config.episodes`; episode k depends on the seed and k alone, so a cut run resumes.
+
+    Raises:
+        ConfigError: if settings make no sense.
+    """
+    check(task, config)
+    with _collector(task, config) as some:
+        for k in range(start, _count(config)):
+            yield from some(range(k, k + 1))
+
+
+def fill(
+    path: Path, task: Task, config: Config, *, workers: int = 1, progress: Callable[[int, int], None] | None = None
+) -> Store:
+    """Collect into a store what it lacks; several `workers` (0: one a processor) leave the same store as one.
+
+    `progress` hears how many episodes there are, and how many there will be. Interrupted at any moment, what was
+    committed is kept, and the next call goes on.
+
+    Raises:
+        ConfigError: if settings make no sense, or the store was collected with others.
+    """
+    check(task, config)
+    total = _count(config)
+    store = open_store(path, task, config)
+    size = _batch(task, config)
+    starts = [have := len(store.episodes), *range(have - have % size + size, total, size)]
+    spans = [range(a, b) for a, b in zip(starts, [*starts[1:], total], strict=True) if a < b]
+    if progress is not None:
+        progress(have, total)
+    for episodes in in_order(functools.partial(_collector, task, config), spans, workers=workers):
+        store.append(episodes)
+        if progress is not None:
+            progress(len(store.episodes), total)
+    return store
+
+
+def open_store(path: Path, task: Task, config: Config) -> Store:
+    """The store at `path`, made where there is none.
+
+    Raises:
+        ConfigError: if it was collected with other settings, or something else was appended to it.
+    """
+    if not (path / "manifest.json").exists():
+        return create_store(path, task, cameras=config.cameras, collect=_facts(config))
+    store = Store.open(path)
+    wanted = {"task": task.name, "render": _rendering(task, config.cameras), "collect": _facts(config)}
+    before, now = (flatten({key: meta.get(key) or {} for key in wanted}) for meta in (store.meta, wanted))
+    if changed := [key for key in {**before, **now} if before.get(key) != now.get(key)]:
+        differences = "; ".join(f"{key} was {before.get(key)!r}, is {now.get(key)!r}" for key in changed)
+        raise ConfigError(f"{path} was collected with other settings ({differences}); choose another out=FOLDER")
+    ids = _ids(task, config, len(store.episodes))
+    if strange := [a for a, b in zip_longest(store.episodes.id, ids) if a != b]:
+        raise ConfigError(f"{path} holds {strange[0]!r}, which was not collected here; choose another out=FOLDER")
+    return store
+
+
+def create_store(
+    path: Path, task: Task, *, cameras: Sequence[str] = (), collect: Mapping[str, Any] | None = None
+) -> Store:
+    """An empty store that says what its columns hold, how its pictures were rendered, and how it is collected."""
+    env = make(task)
+    try:
+        names = {"obs/state": env.state_names, "action": env.action_names}
+        units = {"obs/state": list(env.state_units), "action": "normalised"}
+    finally:
+        env.close()
+    meta = {"task": task.name, "control_hz": task.control_hz, "render": _rendering(task, cameras)}
+    return Store.create(path, names=names, units=units, meta=meta | ({"collect": collect} if collect else {}))
 
 
 def record(task: Task, policy: Policy, seeds: Sequence[int], *, picture_every: int = 5) -> Iterator[Episode]:
@@ -126,94 +182,95 @@ def record(task: Task, policy: Policy, seeds: Sequence[int], *, picture_every: i
     env = make(task)
     try:
         for seed in seeds:
-            yield _record_episode(env, task, policy, seed, picture_every=picture_every, source=policy.name)
+            name = f"{task.name}-{seed:06d}"
+            recipe = Recipe(name, policy.name, seed, task.horizon, (task.camera,), picture_every)
+            yield episode(env, policy, recipe, seeded(seed))
     finally:
         env.close()
 
 
-def _episode(env: SimEnv, task: Task, config: Config, k: int) -> Episode:
-    share = config.noise[k % len(config.noise)]
-    source = f"{task.name} scripted expert, {share:.0%} random actions"
-    policy, seed = GradedPolicy(task, (share,)), config.seed * STRIDE + k
-    every = config.picture_every
-    return _record_episode(env, task, policy, seed, steps=config.steps, picture_every=every, source=source)
+def redrawn(store: Store) -> int:
+    """Episodes that diverged and were drawn again while a store was collected, counted by their seeds."""
+    seeds = store.episodes.seed
+    return int(((seeds - RESERVE) % ATTEMPTS + 1)[seeds >= RESERVE].sum())
 
 
-def _record_episode(
-    env: SimEnv, task: Task, policy: Policy, seed: int, *, picture_every: int, source: str, steps: int | None = None
-) -> Episode:
-    steps = steps or task.horizon
-    policy.reset(np.ones(1, np.bool_), [task.instruction], fresh(seed))
-    observation, info = env.reset(seed=seed)
-    log, reward = _Log(), 0.0
-    chunk, used = np.zeros((0, len(env.action_names)), np.float32), 0
-    for step in range(steps + 1):
-        last = step == steps
-        if used == len(chunk) and not last:
-            chunk, used = policy.act(_batch(observation))[0], 0
-        action = np.zeros(len(env.action_names), np.float32) if last else chunk[used]
-        used += 1
-        _record(log, env, observation, action, (reward, info), picture=last or step % picture_every == 0)
-        if not last:
-            observation, reward, _, _, info = env.step(action)
-    return _close(log, env, task, source=source, seed=seed)
-
-
-def _batch(observation: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    return {key: value[None] for key, value in observation.items()}
-
-
-def _record(
-    log: _Log,
-    env: SimEnv,
-    observation: Mapping[str, np.ndarray],
-    action: np.ndarray,
-    arrived: tuple[float, Mapping[str, object]],
-    *,
-    picture: bool,
-) -> None:
-    reward, info = arrived
-    log.state.append(observation["state"])
-    log.action.append(action)
-    log.sim_state.append(env.sim_state())
-    log.reward.append(reward)
-    log.progress.append(float(info["progress"]))  # type: ignore[arg-type]
-    log.success.append(float(bool(info["success"])))
-    log.index.append(len(log.pixels) if picture else NO_FRAME)
-    if picture:
-        log.pixels.append(env.frame())
-
-
-def _close(log: _Log, env: SimEnv, task: Task, *, source: str, seed: int) -> Episode:
-    rows = len(log.state)
-    inner = np.arange(rows) < rows - 1
-    truth = {"reward": log.reward, "progress": log.progress, "success": log.success}
-    return Episode(
-        action=np.stack(log.action).astype(np.float32),
-        obs={"state": np.stack(log.state).astype(np.float32)},
-        time=np.arange(rows) / task.control_hz,
-        has_action=inner,
-        has_next=inner.copy(),
-        terminated=False,
-        truncated=True,
-        task=task.name,
-        instruction=task.instruction,
-        source=source,
-        images={task.camera: Frames(np.stack(log.pixels), np.array(log.index, np.int32))},
-        truth={key: np.array(value, np.float32) for key, value in truth.items()},
-        sim_state=np.stack(log.sim_state),
-        seed=seed,
-        success=int(max(log.success) > 0),
-        id=f"{task.name}-{seed:06d}",
-    )
-
-
-def create_store(path: Path, task: Task) -> Store:
-    """An empty store that says what its columns hold and how its pictures were rendered."""
+@contextmanager
+def _collector(task: Task, config: Config) -> Generator[Callable[[range], list[Episode]]]:
+    """What collects episodes by their numbers, with one environment."""
     env = make(task)
     try:
-        names = {"obs/state": env.state_names, "action": env.action_names}
-        meta = {"task": task.name, "control_hz": task.control_hz, "render": {task.camera: dict(env.settings())}}
+        one = _replayer(env, task, config) if config.replays else _actor(env, task, config)
+        yield lambda numbers: [one(k) for k in numbers]
     finally:
         env.close()
-    return Store.create(path, names=names, units={"action": "normalised"}, meta=meta)
+
+
+def _actor(env: SimEnv, task: Task, config: Config) -> Callable[[int], Episode]:
+    policy = GradedPolicy(task, config.noise, config.policies, width=len(env.action_names))
+    cameras, ids = config.cameras or (task.camera,), _ids(task, config, config.episodes)
+
+    def one(k: int) -> Episode:
+        diverged = ""
+        for seed in _seeds(config.seed * STRIDE + k):
+            policy.episode = k
+            steps = config.steps or task.horizon
+            recipe = Recipe(ids[k], policy.source(k), seed, steps, cameras, config.picture_every)
+            try:
+                return episode(env, policy, recipe, seeded(seed))
+            except DivergedError as error:
+                diverged = str(error)
+        raise DataError(f"episode {k} diverged from {ATTEMPTS + 1} starts: nothing is stored of it; {diverged}")
+
+    return one
+
+
+def _replayer(env: SimEnv, task: Task, config: Config) -> Callable[[int], Episode]:
+    source = Store.open(config.source)
+    cameras, ids = config.cameras or (task.camera,), _ids(task, config, config.episodes)
+
+    def one(k: int) -> Episode:
+        recorded = source.episode(source.episodes.id[k], images=False)
+        steps = int(recorded.has_action.sum())
+        steps = min(config.steps, steps) if config.steps else steps
+        name = f"{task.name} replay of {recorded.source}"
+        recipe = Recipe(ids[k], name, recorded.seed, steps, cameras, config.picture_every)
+        return replay.replayed(env, recorded, recipe)
+
+    return one
+
+
+def _seeds(first: int) -> list[int]:
+    """The initial state of an episode, and those that replace it as long as it diverges."""
+    return [first, *range(RESERVE + first * ATTEMPTS, RESERVE + (first + 1) * ATTEMPTS)]
+
+
+def _count(config: Config) -> int:
+    return min(config.episodes, len(Store.open(config.source).episodes)) if config.replays else config.episodes
+
+
+def _batch(task: Task, config: Config) -> int:
+    cameras = [task.cameras[name] for name in config.cameras or (task.camera,)]
+    pictures = (config.steps or task.horizon) // config.picture_every + 2
+    episode_bytes = pictures * sum(3 * camera.height * camera.width for camera in cameras)
+    return max(1, min(MOST_EPISODES, MOST_BYTES // episode_bytes))
+
+
+def _ids(task: Task, config: Config, count: int) -> list[str]:
+    if config.replays:
+        return [f"{name}-replay" for name in Store.open(config.source).episodes.id[:count]]
+    suffix = digest(_facts(config))[:6]
+    return [f"{task.name}-{config.seed * STRIDE + k:06d}-{suffix}" for k in range(count)]
+
+
+def _facts(config: Config) -> dict[str, Any]:
+    """What decides the content of an episode besides the task and the number of it, JSON-ready."""
+    kept = {"steps": config.steps, "picture_every": config.picture_every, "cameras": list(config.cameras)}
+    if config.replays:
+        return kept | {"policy": REPLAY, "source": Store.open(config.source).data_hash}
+    return kept | {"policy": [grade.facts for grade in grades(config.policies, config.noise)], "seed": config.seed}
+
+
+def _rendering(task: Task, cameras: Sequence[str]) -> dict[str, Any]:
+    renderer = f"mujoco {metadata.version('mujoco')}"
+    return {camera: {**task.settings(camera), "renderer": renderer} for camera in cameras or (task.camera,)}

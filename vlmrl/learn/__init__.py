@@ -16,6 +16,7 @@ from vlmrl.types import Transitions
 LEARNERS = {
     "bc": "vlmrl.learn.bc",
     "iql": "vlmrl.learn.iql",
+    "sac": "vlmrl.learn.sac",
 }
 
 

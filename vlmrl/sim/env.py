@@ -76,13 +76,18 @@ class SimEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-        """Start an episode; a seed gives the same start whatever happened before."""
+        """Start an episode; a seed gives the same start whatever happened before.
+
+        `options={"sim_state": ...}` starts where an earlier `sim_state()` was.
+        """
         super().reset(seed=seed)
         self._steps, self._held = 0, 0
         if self._drawn is not None:
             self._vary(int(self.np_random.integers(2**31)) if seed is None else seed)
             self._senses.start(self._drawn)
         self._dynamics.reset(self.np_random)
+        if options and "sim_state" in options:
+            self.set_sim_state(options["sim_state"])
         self._warned = self._warnings()
         return self.observe(), self._info()
 

@@ -62,7 +62,9 @@ def read_options(task: Task) -> Options:
             if name not in have:
                 raise ConfigError(f"{where}: {unknown(kind, name, have)}")
     if options.force_limit_n <= 0 or options.cloud_points < 0 or not options.people or not options.garments:
-        raise ConfigError(f"{where}: a force_limit_n above 0, people and garments wanted, found {dict(task.physics.options)}")
+        raise ConfigError(
+            f"{where}: a force_limit_n above 0, people and garments wanted, found {dict(task.physics.options)}"
+        )
     return options
 
 
