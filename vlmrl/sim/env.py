@@ -12,10 +12,8 @@ from jaxtyping import Float32, Float64, UInt8
 from vlmrl.errors import ConfigError, DataError, unknown
 from vlmrl.sim.dynamics import Diverged, Paints, Shows, family
 from vlmrl.sim.predicates import MEASURES, PREDICATES, bind
-from vlmrl.sim.ranges import Variation
 from vlmrl.sim.render import Renderer
 from vlmrl.sim.task import Task
-from vlmrl.sim.variation import Draw, Look, Senses, draw
 
 _STATE = (
     mujoco.mjtState.mjSTATE_FULLPHYSICS
@@ -57,11 +55,6 @@ class SimEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
         self._renderer = Renderer(self.model, task.cameras, render=task.render, robot_bodies=task.robot_bodies)
         self._steps, self._held = 0, 0
         self._warned = 0
-        self._drawn: Draw | None = None
-        if task.variation != Variation():
-            self._look = None if isinstance(self._dynamics, Paints) else Look(self.model)
-            self._senses = Senses(task.variation, len(self.action_names), len(self.state_names))
-            self._drawn = Draw(0)
 
     @property
     def model(self) -> mujoco.MjModel:
@@ -82,9 +75,6 @@ class SimEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
         """
         super().reset(seed=seed)
         self._steps, self._held = 0, 0
-        if self._drawn is not None:
-            self._vary(int(self.np_random.integers(2**31)) if seed is None else seed)
-            self._senses.start(self._drawn)
         self._dynamics.reset(self.np_random)
         if options and "sim_state" in options:
             self.set_sim_state(options["sim_state"])
@@ -96,9 +86,8 @@ class SimEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
         action = np.asarray(action, np.float32)
         if action.shape != self.action_space.shape or not np.isfinite(action).all():
             raise DataError(f"finite action of shape {self.action_space.shape} wanted, found {action!r}")
-        action = np.clip(action, -1, 1)
         try:
-            reward = self._dynamics.step(self._senses.act(action, self._steps) if self._drawn else action)
+            reward = self._dynamics.step(np.clip(action, -1, 1))
         except Diverged:
             reward, diverged = 0.0, True
         else:
@@ -117,8 +106,7 @@ class SimEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
     def observe(self) -> dict[str, Float32[np.ndarray, "..."]]:
         """The observation of the present state, as after `set_sim_state`."""
         more = self._dynamics.show() if isinstance(self._dynamics, Shows) else {}
-        state = self._dynamics.observe()
-        return {"state": self._senses.see(state, self._steps) if self._drawn else state, **more}
+        return {"state": self._dynamics.observe(), **more}
 
     def frame(self, camera: str | None = None) -> UInt8[np.ndarray, "H W 3"]:
         """Draw the present state, RGB; by default what rewards and labelers see."""
@@ -128,14 +116,7 @@ class SimEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
                 raise unknown("camera", chosen, self.task.cameras)
             placement = self.task.cameras[chosen]
             return self._dynamics.paint(placement.height, placement.width)
-        if self._drawn is None or self._look is None or chosen not in self.task.cameras:
-            return self._renderer.frame(self.data, chosen)
-        stock = self.task.cameras[chosen]
-        placed = stock if chosen == self.task.video else self._look.camera(stock, self._drawn)
-        things = self._look.distractors(self._drawn, self.data, stock)
-        return self._renderer.frame(
-            self.data, chosen, placed=placed, add=lambda scene: [thing.add(scene) for thing in things] and None
-        )
+        return self._renderer.frame(self.data, chosen)
 
     def render(self) -> UInt8[np.ndarray, "H W 3"] | None:  # type: ignore[override]
         """Gymnasium's name for `frame`, with the robot in the picture."""
@@ -149,8 +130,7 @@ class SimEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
         """Everything that the next steps and pictures depend on."""
         state = np.empty(mujoco.mj_stateSize(self.model, _STATE))
         mujoco.mj_getState(self.model, self.data, state, _STATE)
-        varied = np.concatenate([[self._drawn.number], self._senses.memory()]) if self._drawn else np.empty(0)
-        return np.concatenate([[self._steps, self._held], state, varied, self._dynamics.memory()])
+        return np.concatenate([[self._steps, self._held], state, self._dynamics.memory()])
 
     def set_sim_state(self, state: Float64[np.ndarray, " S"]) -> None:
         """Return to a state that `sim_state` gave, also in another environment of the same task.
@@ -159,25 +139,17 @@ class SimEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
             DataError: if it is not of this task's length.
         """
         size = mujoco.mj_stateSize(self.model, _STATE)
-        varied = 1 + len(self._senses.memory()) if self._drawn else 0
-        wanted = 2 + size + varied + len(self._dynamics.memory())
-        if state.shape != (wanted,):
-            raise DataError(f"simulator state of task {self.task.name!r} has {wanted} numbers, found {state.shape}")
+        memory = len(self._dynamics.memory())
+        if state.shape != (2 + size + memory,):
+            raise DataError(
+                f"simulator state of task {self.task.name!r} has {2 + size + memory} numbers, found {state.shape}"
+            )
         self._steps, self._held = int(state[0]), int(state[1])
-        if self._drawn is not None:
-            self._vary(int(state[2 + size]))
-            self._senses.remember(self._drawn, state[3 + size : 2 + size + varied])
         mujoco.mj_setState(self.model, self.data, state[2 : 2 + size], _STATE)
-        self._dynamics.remember(state[2 + size + varied :])
+        self._dynamics.remember(state[2 + size :])
         mujoco.mj_forward(self.model, self.data)
         # The solver's warm start is part of the state, and has just been replaced.
         mujoco.mj_setState(self.model, self.data, state[2 : 2 + size], _STATE)
-
-    def _vary(self, number: int) -> None:
-        """Give the episode what its number draws."""
-        self._drawn = draw(self.task.variation, number)
-        if self._look is not None:
-            self._look.apply(self._drawn, self.data)
 
     def close(self) -> None:
         """Free the graphics context; safe to call twice."""

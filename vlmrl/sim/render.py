@@ -7,7 +7,7 @@ drawn. Cameras are placed in the scene directly, so that the model needs none an
 import atexit
 import math
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import mujoco
 import numpy as np
@@ -32,31 +32,24 @@ class Renderer:
         _group_robot(model, robot_bodies)
         self._options = {robot: _options(robot, render) for robot in (False, True)}
 
-    def frame(
-        self,
-        data: mujoco.MjData,
-        camera: str,
-        *,
-        placed: Camera | None = None,
-        add: Callable[[mujoco.MjvScene], None] | None = None,
-    ) -> UInt8[np.ndarray, "H W 3"]:
-        """Draw one picture, RGB, top row first; `placed` moves the camera, `add` puts more into the scene.
+    def frame(self, data: mujoco.MjData, camera: str) -> UInt8[np.ndarray, "H W 3"]:
+        """Draw one picture, RGB, top row first.
 
         Raises:
             ConfigError: if there is no such camera, or no graphics context can be made.
         """
         if camera not in self._cameras:
             raise unknown("camera", camera, self._cameras)
-        placement = placed or self._cameras[camera]
+        placement = self._cameras[camera]
         context, _ = self._placed(data, placement)
-        return context.draw(data, self._options[placement.robot], placement, add=add)
+        return context.draw(data, self._options[placement.robot], placement)
 
     def surface(
         self, data: mujoco.MjData, camera: str
     ) -> tuple[Float64[np.ndarray, "H W 3"], Int64[np.ndarray, "H W 2"]]:
         """Return what a depth camera measures: for each pixel the point that it shows, and whose it is.
 
-        Points are in the scene's frame, m; the second array holds MuJoCo's type and index of the object, -1 where none is.
+        Points are in the scene's frame, m; the second array holds MuJoCo's type and index of the object, or -1.
 
         Raises:
             ConfigError: if there is no such camera, or no graphics context can be made.
@@ -174,17 +167,10 @@ class _Context:
             eye.frustum_width = 0.5 * half * aspect * 2 * (right_edge - left)
             eye.orthographic = 0
 
-    def draw(
-        self,
-        data: mujoco.MjData,
-        options: mujoco.MjvOption,
-        camera: Camera,
-        *,
-        add: Callable[[mujoco.MjvScene], None] | None = None,
-    ) -> UInt8[np.ndarray, "H W 3"]:
+    def draw(self, data: mujoco.MjData, options: mujoco.MjvOption, camera: Camera) -> UInt8[np.ndarray, "H W 3"]:
         """Render the placed view at the camera's size."""
         pixels = np.empty((camera.height, camera.width, 3), np.uint8)
-        mujoco.mjr_readPixels(pixels, None, self._render(data, options, camera, add), self._mjr)
+        mujoco.mjr_readPixels(pixels, None, self._render(data, options, camera), self._mjr)
         # OpenGL's first row is the lowest, so a picture to be flipped is already as wanted.
         return pixels if camera.flip else np.ascontiguousarray(pixels[::-1])
 
@@ -215,21 +201,13 @@ class _Context:
                 found[geom.segid + 1] = geom.objtype, geom.objid
         return found
 
-    def _render(
-        self,
-        data: mujoco.MjData,
-        options: mujoco.MjvOption,
-        camera: Camera,
-        add: Callable[[mujoco.MjvScene], None] | None = None,
-    ) -> mujoco.MjrRect:
+    def _render(self, data: mujoco.MjData, options: mujoco.MjvOption, camera: Camera) -> mujoco.MjrRect:
         self._gl.make_current()
         if self._size != (camera.width, camera.height):
             mujoco.mjr_resizeOffscreen(camera.width, camera.height, self._mjr)
             self._size = (camera.width, camera.height)
         everything = mujoco.mjtCatBit.mjCAT_ALL
         mujoco.mjv_updateScene(self._model, data, options, None, self._user, everything, self._scene)
-        if add is not None:
-            add(self._scene)
         rectangle = mujoco.MjrRect(0, 0, camera.width, camera.height)
         mujoco.mjr_render(rectangle, self._scene, self._mjr)
         return rectangle

@@ -10,7 +10,6 @@ import yaml
 from vlmrl.content import find, names, places
 from vlmrl.errors import ConfigError, unknown
 from vlmrl.sim.predicates import MEASURES, PREDICATES, check_parameters
-from vlmrl.sim.ranges import Variation, Variations, check, check_apart
 
 Vector = tuple[float, ...]
 T = TypeVar("T")
@@ -114,10 +113,6 @@ class Task:
     """Control steps without a break over which the predicate must hold to count as success."""
     resets: Resets = Resets()
     render: Render = Render()
-    variations: Variations = field(default_factory=Variations)
-    """Ranges that `vlmrl.sim.variation.varied` takes."""
-    variation: Variation = field(default_factory=Variation)
-    """What varies in this very task."""
     reference: Mapping[str, float] = field(default_factory=dict[str, float])
     """Mean returns of a `random` policy and of an `expert`: the 0 and 100 of normalised scores."""
     folder: Path = field(default=Path(), compare=False)
@@ -128,9 +123,7 @@ class Task:
         if chosen not in self.cameras:
             raise unknown("camera", chosen, self.cameras)
         placement = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self.cameras[chosen]).items()}
-        varies = {k: list(v) for k, v in asdict(self.variation).items() if v != getattr(Variation(), k)}
-        told = {"task": self.name, "camera": chosen, **placement, **asdict(self.render)}
-        return told | ({"variation": varies} if varies else {})
+        return {"task": self.name, "camera": chosen, **placement, **asdict(self.render)}
 
 
 DEFAULTS = "defaults.yaml"
@@ -211,8 +204,6 @@ def _check(task: Task, where: str) -> None:
             raise ConfigError(f"{where}: {unknown('camera', wanted, task.cameras)}")
     for name, camera in task.cameras.items():
         _check_camera(camera, f"{where}: cameras.{name}")
-    check(task.variation, f"{where}: variation")
-    check_apart(task.variations, f"{where}: variations")
     check_parameters(PREDICATES, task.success, "predicate", f"{where}: success")
     check_parameters(MEASURES, task.progress, "measure", f"{where}: progress")
     if task.horizon < 1 or task.control_hz <= 0 or task.hold < 1:
