@@ -21,24 +21,24 @@ if TYPE_CHECKING:
     from vlmrl.sim.env import SimEnv
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def rope() -> Iterator["SimEnv"]:
     yield from _environment("straighten_rope")
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def cloth() -> Iterator["SimEnv"]:
     yield from _environment("fold_cloth")
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def water() -> Iterator["SimEnv"]:
     yield from _environment("pass_water")
 
 
-@pytest.fixture(params=["straighten_rope", "fold_cloth", "pass_water"])
-def env(request: pytest.FixtureRequest) -> Iterator["SimEnv"]:
-    yield from _environment(request.param)
+@pytest.fixture(params=["rope", "cloth", "water"])
+def env(request: pytest.FixtureRequest) -> "SimEnv":
+    return request.getfixturevalue(request.param)
 
 
 def _environment(name: str) -> Iterator["SimEnv"]:

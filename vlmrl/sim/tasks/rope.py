@@ -29,8 +29,8 @@ _STEP = 0.015
 _LOW, _HIGH = np.array([-0.325, -0.325, 0.01]), np.array([0.325, 0.325, 0.12])
 """Workspace of the pickers, m; in the plane that of RL-VLM-F, which keeps everything in the picture."""
 _SUBSTEPS = 10
-_FASTEST = 100.0
-"""rad/s and m/s; random actions reach 20."""
+_FASTEST = 200.0
+"""rad/s and m/s; random actions reach 20, full ones held for a while 45."""
 _SLIPPED = 0.05
 """m between a picker and the end that it holds; 15 mm is the most that pulling does."""
 _POINTS = 10
