@@ -3,7 +3,7 @@
     vlmrl task poses humanoid out=runs/poses
     python benchmarks/poses.py runs/poses [--checkpoint zeroshot] [--alpha 0 0.5 1]
 
-Every pose is scored against each task's caption, with its baseline where alpha is above 0 (VLM-RM's prompts and formula).
+Every pose is scored against each task's caption, with its baseline where alpha is above 0 (VLM-RM's prompts, formula).
 EPIC is 0 for the goal's own indicator, 0.71 where unrelated; AUROC is 0.5 there. 95 % intervals over poses.
 """
 
@@ -28,7 +28,9 @@ def main() -> None:
     first = store.episodes.start
     draws = weights(len(first))
     print(f"{encoder.name} on {len(first)} poses of {store.path}\n")
-    print(f"{'goal':14} {'poses':>5}  " + "  ".join(f"{f'alpha {a:g}: EPIC':>22} {'AUROC':>18}" for a in arguments.alpha))
+    print(
+        f"{'goal':14} {'poses':>5}  " + "  ".join(f"{f'alpha {a:g}: EPIC':>22} {'AUROC':>18}" for a in arguments.alpha)
+    )
     for goal, task in tasks.items():
         shown = store.column(f"truth/{goal}")[first + 1] > 0
         cells = [_cells(_scores(store, encoder, task, alpha)[first], shown, draws) for alpha in arguments.alpha]
@@ -68,7 +70,9 @@ def _told_apart(store: Store, captions: np.ndarray, goals: list[str]) -> str:
     truth[truth.sum(1) > 1, goals.index("standing")] = False
     some = truth.any(1)
     right = int(truth[some, captions[some].argmax(1)].sum())
-    return f"a pose's own caption scores highest: {right} of {some.sum()} poses (by chance {some.sum() / len(goals):.0f})"
+    return (
+        f"a pose's own caption scores highest: {right} of {some.sum()} poses (by chance {some.sum() / len(goals):.0f})"
+    )
 
 
 if __name__ == "__main__":

@@ -94,4 +94,3 @@ def _episode(env: SimEnv, scene: Task, pose: ReferencePose, goals: Mapping[str, 
         sim_state=np.stack(states),
         id=pose.name,
     )
-
