@@ -3,7 +3,7 @@
     vlmrl task poses humanoid out=runs/poses
     python benchmarks/poses.py runs/poses [--checkpoint zeroshot] [--alpha 0 0.5 1]
 
-Every pose is scored against each task's caption, with its baseline where alpha is above 0 (VLM-RM's prompts and formula).
+Every pose is scored against each task's caption, with its baseline where alpha is above 0 (VLM-RM's prompts, formula).
 EPIC is 0 for the goal's own indicator, 0.71 where unrelated; AUROC is 0.5 there. 95 % intervals over poses.
 """
 

@@ -66,7 +66,10 @@ def _pose(name: str, given: Any, model: mujoco.MjModel, where: str) -> Reference
         raise ConfigError(f"{where}: a mapping with 'goals' (a list) wanted; its other keys: {', '.join(keys[1:])}")
     if strange := [key for key in given if key not in keys]:
         raise ConfigError(f"{where}: {unknown('key', str(strange[0]), keys)}")
-    joints = _both_sides(given.get("joints") or {})
+    angles = {**(given.get("joints") or {}), **{key: given[key] for key in _TRUNK if key in given}}
+    if wrong := [key for key, angle in angles.items() if type(angle) not in (int, float)]:
+        raise ConfigError(f"{where}: {wrong[0]}: an angle in radians wanted, found {angles[wrong[0]]!r}")
+    joints = _both_sides({key: float(angle) for key, angle in angles.items() if key not in _TRUNK})
     limits = {model.joint(i).name: model.jnt_range[i] for i in range(1, model.njnt)}
     for joint, angle in joints.items():
         if joint not in limits:
@@ -74,14 +77,14 @@ def _pose(name: str, given: Any, model: mujoco.MjModel, where: str) -> Reference
         low, high = limits[joint]
         if not low <= angle <= high:
             raise ConfigError(f"{where}: {joint} is {angle:g} rad; the model's range is {low:.3f} to {high:.3f}")
-    roll, pitch, yaw = (float(given.get(key, 0)) for key in _TRUNK)
+    roll, pitch, yaw = (float(angles.get(key, 0)) for key in _TRUNK)
     return ReferencePose(name, tuple(map(str, given["goals"])), joints, (roll, pitch, yaw))
 
 
 def _both_sides(given: Mapping[str, float]) -> dict[str, float]:
     """Every joint by its own name; one that is named with its side comes over both."""
-    both = {k: float(v) for k, v in given.items() if k in _MIRRORED}
-    named = {k: float(v) for k, v in given.items() if k not in _MIRRORED}
+    both = {k: v for k, v in given.items() if k in _MIRRORED}
+    named = {k: v for k, v in given.items() if k not in _MIRRORED}
     sides = {f"right_{k}": v for k, v in both.items()} | {f"left_{k}": _MIRRORED[k] * v for k, v in both.items()}
     return sides | named
 

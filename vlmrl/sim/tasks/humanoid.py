@@ -78,7 +78,7 @@ class Humanoid:
         return np.clip(numbers, -_LIMIT, _LIMIT).astype(np.float32)
 
     def signals(self) -> Mapping[str, float]:
-        """Every quantity of `vlmrl.sim.poses`; `pose`: 1 where the task's holds; `pose_near`: how near it is, 0 to 1."""
+        """What `vlmrl.sim.poses` measures; `pose`: 1 where the task's pose holds; `pose_near`: 0 to 1, how near."""
         found = self._measure(self.data)
         return {
             "pose": float(holds(found, self._pose)),
