@@ -49,7 +49,7 @@ class Renderer:
     ) -> tuple[Float64[np.ndarray, "H W 3"], Int64[np.ndarray, "H W 2"]]:
         """Return what a depth camera measures: for each pixel the point that it shows, and whose it is.
 
-        Points are in the scene's frame, m; the second array holds MuJoCo's type and index of the object, -1 where none is.
+        Points are in the scene's frame, m; the second array holds MuJoCo's type and index of the object, or -1.
 
         Raises:
             ConfigError: if there is no such camera, or no graphics context can be made.
