@@ -1,8 +1,8 @@
 """Assisted dressing: a gripper pulls a sleeve along the arm of a seated person.
 
-The sleeve's force on the arm is limited: at the limit the gripper stops and stays, and the episode can no longer succeed.
-The reward is, as in published work on robot-assisted dressing, how far the garment has come minus a penalty of force:
-the ratio of the arm that is dressed, minus the force in units of its limit.
+The sleeve's force on the arm is limited: at the limit the gripper stops and stays, and the episode can no longer
+succeed. The reward is how far the garment has come minus a penalty of force, the form of published work on
+robot-assisted dressing: ratio of the arm that is dressed, minus the force in units of its limit.
 """
 
 import copy
@@ -12,7 +12,7 @@ import mujoco
 import numpy as np
 from jaxtyping import Float32, Float64
 
-from vlmrl.errors import DataError
+from vlmrl.errors import ConfigError
 from vlmrl.sim.dynamics import Diverged
 from vlmrl.sim.task import Task
 from vlmrl.sim.tasks.dress_bank import GARMENTS, PEOPLE, load, variant
@@ -182,7 +182,7 @@ class DressArm:
             self._at_m = passes_at(self._rim, self._arm)
             if self.data.ncon == 0 and self._at_m < 0:
                 return
-        raise DataError(f"a sleeve {_BACK_M} m before the hand still touches the person; start it farther away")
+        raise ConfigError(f"a sleeve {_BACK_M} m before the hand still touches the person; start it farther away")
 
     def _update(self) -> None:
         """Compute what is read of the state that the last physics step has led to."""

@@ -49,7 +49,7 @@ class Variant:
 
 @cache
 def variant(person: str, garment: str) -> Variant:
-    """Compile a member of the bank, once a process, and let its sleeve come to hang.
+    """Compile a member of the bank, once a process.
 
     Raises:
         ConfigError: if there is no such person or garment.
@@ -59,13 +59,20 @@ def variant(person: str, garment: str) -> Variant:
     if garment not in GARMENTS:
         raise unknown("garment", garment, GARMENTS)
     model = mujoco.MjModel.from_xml_string(scene(PEOPLE[person], GARMENTS[garment]))
+    return Variant(model, _hanging(garment))
+
+
+@cache
+def _hanging(garment: str) -> Float64[np.ndarray, " Q"]:
+    """Let a sleeve come to hang, far from anybody."""
+    model = mujoco.MjModel.from_xml_string(scene(next(iter(PEOPLE.values())), GARMENTS[garment]))
     data = mujoco.MjData(model)
     for body in ("person", "upper_arm", "forearm"):
         data.mocap_pos[model.body(body).mocapid[0]] = _PARKED
     for _ in range(_SETTLE):
         mujoco.mj_step(model, data)
         data.qvel *= _CALMED
-    return Variant(model, data.qpos.copy())
+    return data.qpos.copy()
 
 
 def load(model: mujoco.MjModel, other: mujoco.MjModel) -> None:

@@ -1,8 +1,8 @@
 """How far a sleeve is on an arm: where the arm's axis passes through the sleeve's rim.
 
 The rim is a closed loop, the arm a line of joints that ends at the fingertips and goes on behind the shoulder. Whether
-the loop is around the line is the net number of times the line crosses a surface that the loop spans; which surface does
-not matter, so the loop may be bent or folded. A sleeve pulled along beside the arm is never around it.
+the loop is around the line is the net number of times the line crosses a surface that the loop spans; which surface
+does not matter, so the loop may be bent or folded. A sleeve pulled along beside the arm is never around it.
 """
 
 import numpy as np
