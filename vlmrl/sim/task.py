@@ -1,7 +1,7 @@
 """A task: the sentence, the scene, the cameras and the success predicate, read from `tasks/<name>/task.yaml`."""
 
 from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, cast, get_args, get_origin, get_type_hints
 
@@ -10,6 +10,7 @@ import yaml
 from vlmrl.content import find, names, places
 from vlmrl.errors import ConfigError, unknown
 from vlmrl.sim.predicates import MEASURES, PREDICATES, check_parameters
+from vlmrl.sim.variation import SPLITS, Variation, check_splits
 
 Vector = tuple[float, ...]
 
@@ -109,6 +110,10 @@ class Task:
     """Control steps without a break over which the predicate must hold to count as success."""
     resets: Resets = Resets()
     render: Render = Render()
+    variations: Mapping[str, Variation] = field(default_factory=dict[str, Variation])
+    """Ranges kept apart, `train` and `held_out`, of which `varied` chooses one."""
+    variation: Variation = field(default_factory=Variation)
+    """What is drawn anew for every episode."""
     folder: Path = field(default=Path(), compare=False)
 
     def settings(self, camera: str = "") -> dict[str, object]:
@@ -117,7 +122,8 @@ class Task:
         if chosen not in self.cameras:
             raise unknown("camera", chosen, self.cameras)
         placement = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self.cameras[chosen]).items()}
-        return {"task": self.name, "camera": chosen, **placement, **asdict(self.render)}
+        varied = {"variation": self.variation.settings()} if self.variation.active else {}
+        return {"task": self.name, "camera": chosen, **placement, **asdict(self.render), **varied}
 
 
 DEFAULTS = "defaults.yaml"
@@ -141,9 +147,12 @@ def task_names() -> list[str]:
 def load_task(name: str) -> Task:
     """Read `tasks/<name>/task.yaml`, or for a name with a slash `tasks/<name>.yaml` over its group's defaults.
 
+    `<name>@train` and `<name>@held_out` are the task with its variation of that name.
+
     Raises:
         ConfigError: if there is no such task, or a key is unknown, missing or of the wrong type.
     """
+    name, at, split = name.partition("@")
     if name not in (have := task_names()):
         raise unknown("task", name, have)
     group = name.rpartition("/")[0]
@@ -155,7 +164,19 @@ def load_task(name: str) -> Task:
         content = _over(_read(find("tasks", f"{group}/{DEFAULTS}")), content)
     task = cast("Task", _build(Task, content | {"name": name, "folder": path.parent}, str(path)))
     _check(task, str(path))
-    return task
+    return varied(task, split) if at else task
+
+
+def varied(task: Task, split: str) -> Task:
+    """The task with its variation `train` or `held_out`, named `<name>@<split>`.
+
+    Raises:
+        ConfigError: if the task has none of this name.
+    """
+    if split not in task.variations:
+        have = ", ".join(map(repr, task.variations)) or f"none; its task.yaml may say variations: {', '.join(SPLITS)}"
+        raise ConfigError(f"task {task.name!r} has no variation {split!r}; have: {have}")
+    return replace(task, name=f"{task.name}@{split}", variation=task.variations[split])
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -191,6 +212,8 @@ def _check(task: Task, where: str) -> None:
     check_parameters(MEASURES, task.progress, "measure", f"{where}: progress")
     if task.horizon < 1 or task.control_hz <= 0 or task.hold < 1:
         raise ConfigError(f"{where}: horizon, control_hz and hold must be positive")
+    task.variation.check(f"{where}: variation")
+    check_splits(task.variations, f"{where}: variations")
 
 
 def _check_camera(camera: Camera, where: str) -> None:
