@@ -14,6 +14,7 @@ from vlmrl.sim.dynamics import Diverged, Paints, Shows, family
 from vlmrl.sim.predicates import MEASURES, PREDICATES, bind
 from vlmrl.sim.render import Renderer
 from vlmrl.sim.task import Task
+from vlmrl.sim.varying import Varying
 
 _STATE = (
     mujoco.mjtState.mjSTATE_FULLPHYSICS
@@ -53,6 +54,8 @@ class SimEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
         self._holds = bind(PREDICATES, task.success, "predicate")
         self._measure = bind(MEASURES, task.progress, "measure")
         self._renderer = Renderer(self.model, task.cameras, render=task.render, robot_bodies=task.robot_bodies)
+        shapes = {key: space.shape for key, space in spaces.items()}
+        self._varying = Varying(task, self._dynamics, shapes) if task.variation.active else None
         self._steps, self._held = 0, 0
         self._warned = 0
 
@@ -66,6 +69,11 @@ class SimEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
         """The scene's present state."""
         return self._dynamics.data
 
+    @property
+    def drawn(self) -> Mapping[str, float]:
+        """What the task's variation has drawn for this episode."""
+        return {} if self._varying is None else dict(self._varying.values)
+
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
@@ -75,7 +83,12 @@ class SimEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
         """
         super().reset(seed=seed)
         self._steps, self._held = 0, 0
+        if self._varying is not None:
+            self._varying.undress()
         self._dynamics.reset(self.np_random)
+        if self._varying is not None:
+            self._varying.next(self.np_random_seed, seeded=seed is not None)
+            self._renderer.vary(self._varying.cameras, self._varying.props)
         if options and "sim_state" in options:
             self.set_sim_state(options["sim_state"])
         self._warned = self._warnings()
@@ -86,13 +99,19 @@ class SimEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
         action = np.asarray(action, np.float32)
         if action.shape != self.action_space.shape or not np.isfinite(action).all():
             raise DataError(f"finite action of shape {self.action_space.shape} wanted, found {action!r}")
+        action = np.clip(action, -1, 1)
+        if self._varying is not None:
+            action = self._varying.act(action, self._steps)
+            self._varying.push(self._steps)
         try:
-            reward = self._dynamics.step(np.clip(action, -1, 1))
+            reward = self._dynamics.step(action)
         except Diverged:
             reward, diverged = 0.0, True
         else:
             # MuJoCo resets a state that has exploded, which then looks perfectly well.
             diverged = self._warnings() > self._warned or not np.isfinite(reward)
+        if self._varying is not None:
+            self._varying.rest()
         self._steps += 1
         self._held = self._held + 1 if not diverged and self._holds(self._dynamics) else 0
         terminated = self.task.horizon == 1 and not diverged
@@ -106,7 +125,8 @@ class SimEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
     def observe(self) -> dict[str, Float32[np.ndarray, "..."]]:
         """The observation of the present state, as after `set_sim_state`."""
         more = self._dynamics.show() if isinstance(self._dynamics, Shows) else {}
-        return {"state": self._dynamics.observe(), **more}
+        observation = {"state": self._dynamics.observe(), **more}
+        return observation if self._varying is None else self._varying.see(observation, self._steps)
 
     def frame(self, camera: str | None = None) -> UInt8[np.ndarray, "H W 3"]:
         """Draw the present state, RGB; by default what rewards and labelers see."""
@@ -130,23 +150,30 @@ class SimEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
         """Everything that the next steps and pictures depend on."""
         state = np.empty(mujoco.mj_stateSize(self.model, _STATE))
         mujoco.mj_getState(self.model, self.data, state, _STATE)
-        return np.concatenate([[self._steps, self._held], state, self._dynamics.memory()])
+        drawn = [] if self._varying is None else self._varying.memory()
+        return np.concatenate([[self._steps, self._held], state, self._dynamics.memory(), drawn])
 
     def set_sim_state(self, state: Float64[np.ndarray, " S"]) -> None:
         """Return to a state that `sim_state` gave, also in another environment of the same task.
 
         Raises:
-            DataError: if it is not of this task's length.
+            DataError: if it is not of this task's length, or of another variation.
         """
         size = mujoco.mj_stateSize(self.model, _STATE)
-        memory = len(self._dynamics.memory())
-        if state.shape != (2 + size + memory,):
+        end = 2 + size + len(self._dynamics.memory())
+        drawn = 0 if self._varying is None else len(self._varying.memory())
+        if state.shape != (end + drawn,):
             raise DataError(
-                f"simulator state of task {self.task.name!r} has {2 + size + memory} numbers, found {state.shape}"
+                f"simulator state of task {self.task.name!r} has {end + drawn} numbers, found {state.shape}"
             )
+        if self._varying is not None:
+            self._varying.undress()
         self._steps, self._held = int(state[0]), int(state[1])
         mujoco.mj_setState(self.model, self.data, state[2 : 2 + size], _STATE)
-        self._dynamics.remember(state[2 + size :])
+        self._dynamics.remember(state[2 + size : end])
+        if self._varying is not None:
+            self._varying.remember(state[end:])
+            self._renderer.vary(self._varying.cameras, self._varying.props)
         mujoco.mj_forward(self.model, self.data)
         # The solver's warm start is part of the state, and has just been replaced.
         mujoco.mj_setState(self.model, self.data, state[2 : 2 + size], _STATE)

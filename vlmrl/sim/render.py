@@ -8,6 +8,7 @@ import atexit
 import math
 import weakref
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import mujoco
 import numpy as np
@@ -21,6 +22,18 @@ _ROBOT_GROUP = 2
 """Geom group given to the robot: other renderers draw it by default like 0 and 1, and so see no change."""
 
 
+@dataclass(frozen=True)
+class Prop:
+    """A thing that is drawn and has no part in the physics."""
+
+    shape: mujoco.mjtGeom
+    size: Float64[np.ndarray, "3"]
+    """Half-extents, m, as MuJoCo's of this shape."""
+    position: Float64[np.ndarray, "3"]
+    rotation: Float64[np.ndarray, "3 3"]
+    rgba: tuple[float, float, float, float]
+
+
 class Renderer:
     """Draws the cameras of a task; the graphics context is made at the first picture."""
 
@@ -29,6 +42,7 @@ class Renderer:
     ) -> None:
         self._model, self._cameras, self._settings = model, dict(cameras), render
         self._context: _Context | None = None
+        self._props: Sequence[Prop] = ()
         _group_robot(model, robot_bodies)
         self._options = {robot: _options(robot, render) for robot in (False, True)}
 
@@ -42,7 +56,7 @@ class Renderer:
             raise unknown("camera", camera, self._cameras)
         placement = self._cameras[camera]
         context, _ = self._placed(data, placement)
-        return context.draw(data, self._options[placement.robot], placement)
+        return context.draw(data, self._options[placement.robot], placement, self._props)
 
     def surface(
         self, data: mujoco.MjData, camera: str
@@ -70,6 +84,10 @@ class Renderer:
             position = position + data.body(placement.follow).xpos
         self._context.place(placement, position, near=self._model.vis.map.znear * self._model.stat.extent)
         return self._context, position
+
+    def vary(self, cameras: Mapping[str, Camera], props: Sequence[Prop]) -> None:
+        """From now on place the cameras so, and draw these things too."""
+        self._cameras, self._props = dict(cameras), props
 
     def close(self) -> None:
         """Free the graphics context; a later picture makes a new one."""
@@ -167,10 +185,12 @@ class _Context:
             eye.frustum_width = 0.5 * half * aspect * 2 * (right_edge - left)
             eye.orthographic = 0
 
-    def draw(self, data: mujoco.MjData, options: mujoco.MjvOption, camera: Camera) -> UInt8[np.ndarray, "H W 3"]:
+    def draw(
+        self, data: mujoco.MjData, options: mujoco.MjvOption, camera: Camera, props: Sequence[Prop] = ()
+    ) -> UInt8[np.ndarray, "H W 3"]:
         """Render the placed view at the camera's size."""
         pixels = np.empty((camera.height, camera.width, 3), np.uint8)
-        mujoco.mjr_readPixels(pixels, None, self._render(data, options, camera), self._mjr)
+        mujoco.mjr_readPixels(pixels, None, self._render(data, options, camera, props), self._mjr)
         # OpenGL's first row is the lowest, so a picture to be flipped is already as wanted.
         return pixels if camera.flip else np.ascontiguousarray(pixels[::-1])
 
@@ -201,16 +221,26 @@ class _Context:
                 found[geom.segid + 1] = geom.objtype, geom.objid
         return found
 
-    def _render(self, data: mujoco.MjData, options: mujoco.MjvOption, camera: Camera) -> mujoco.MjrRect:
+    def _render(
+        self, data: mujoco.MjData, options: mujoco.MjvOption, camera: Camera, props: Sequence[Prop] = ()
+    ) -> mujoco.MjrRect:
         self._gl.make_current()
         if self._size != (camera.width, camera.height):
             mujoco.mjr_resizeOffscreen(camera.width, camera.height, self._mjr)
             self._size = (camera.width, camera.height)
         everything = mujoco.mjtCatBit.mjCAT_ALL
         mujoco.mjv_updateScene(self._model, data, options, None, self._user, everything, self._scene)
+        self._add(props)
         rectangle = mujoco.MjrRect(0, 0, camera.width, camera.height)
         mujoco.mjr_render(rectangle, self._scene, self._mjr)
         return rectangle
+
+    def _add(self, props: Sequence[Prop]) -> None:
+        for prop in props:
+            geom = self._scene.geoms[self._scene.ngeom]
+            rgba = np.array(prop.rgba, np.float32)
+            mujoco.mjv_initGeom(geom, prop.shape, prop.size, prop.position, prop.rotation.ravel(), rgba)
+            self._scene.ngeom += 1
 
     def free(self) -> None:
         """Give the context back; nothing happens the second time."""

@@ -1,7 +1,7 @@
 """A task: the sentence, the scene, the cameras and the success predicate, read from `tasks/<name>/task.yaml`."""
 
 from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar, cast, get_args, get_origin, get_type_hints
 
@@ -10,6 +10,7 @@ import yaml
 from vlmrl.content import find, names, places
 from vlmrl.errors import ConfigError, unknown
 from vlmrl.sim.predicates import MEASURES, PREDICATES, check_parameters
+from vlmrl.sim.variation import SPLITS, Variation, check_splits
 
 Vector = tuple[float, ...]
 T = TypeVar("T")
@@ -115,6 +116,10 @@ class Task:
     render: Render = Render()
     reference: Mapping[str, float] = field(default_factory=dict[str, float])
     """Mean returns of a `random` policy and of an `expert`: the 0 and 100 of normalised scores."""
+    variations: Mapping[str, Variation] = field(default_factory=dict[str, Variation])
+    """Ranges kept apart, `train` and `held_out`, of which `varied` chooses one."""
+    variation: Variation = field(default_factory=Variation)
+    """What is drawn anew for every episode."""
     folder: Path = field(default=Path(), compare=False)
 
     def settings(self, camera: str = "") -> dict[str, object]:
@@ -123,7 +128,8 @@ class Task:
         if chosen not in self.cameras:
             raise unknown("camera", chosen, self.cameras)
         placement = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self.cameras[chosen]).items()}
-        return {"task": self.name, "camera": chosen, **placement, **asdict(self.render)}
+        varied = {"variation": self.variation.settings()} if self.variation.active else {}
+        return {"task": self.name, "camera": chosen, **placement, **asdict(self.render), **varied}
 
 
 DEFAULTS = "defaults.yaml"
@@ -145,11 +151,13 @@ def task_names() -> list[str]:
 def load_task(name: str) -> Task:
     """Read `tasks/<name>/task.yaml`, or for a name with a slash `tasks/<name>.yaml` over its group's defaults.
 
-    An underscore may stand for the slash: `humanoid_kneeling` is `humanoid/kneeling`.
+    An underscore may stand for the slash: `humanoid_kneeling` is `humanoid/kneeling`. `<name>@train` and
+    `<name>@held_out` are the task with its variation of that name.
 
     Raises:
         ConfigError: if there is no such task, or a key is unknown, missing or of the wrong type.
     """
+    name, at, split = name.partition("@")
     have = task_names()
     name = next((n for n in have if name not in have and n.replace("/", "_") == name), name)
     if name not in have:
@@ -163,7 +171,19 @@ def load_task(name: str) -> Task:
         content = _over(_read(find("tasks", f"{group}/{DEFAULTS}")), content)
     task = cast("Task", _build(Task, content | {"name": name, "folder": path.parent}, str(path)))
     _check(task, str(path))
-    return task
+    return varied(task, split) if at else task
+
+
+def varied(task: Task, split: str) -> Task:
+    """The task with its variation `train` or `held_out`, named `<name>@<split>`.
+
+    Raises:
+        ConfigError: if the task has none of this name.
+    """
+    if split not in task.variations:
+        have = ", ".join(map(repr, task.variations)) or f"none; its task.yaml may say variations: {', '.join(SPLITS)}"
+        raise ConfigError(f"task {task.name!r} has no variation {split!r}; have: {have}")
+    return replace(task, name=f"{task.name}@{split}", variation=task.variations[split])
 
 
 def parsed(cls: type[T], task: Task) -> T:
@@ -208,6 +228,8 @@ def _check(task: Task, where: str) -> None:
     check_parameters(MEASURES, task.progress, "measure", f"{where}: progress")
     if task.horizon < 1 or task.control_hz <= 0 or task.hold < 1:
         raise ConfigError(f"{where}: horizon, control_hz and hold must be positive")
+    task.variation.check(f"{where}: variation")
+    check_splits(task.variations, f"{where}: variations")
 
 
 def _check_camera(camera: Camera, where: str) -> None:
