@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import mujoco
@@ -34,6 +35,12 @@ def cloth() -> Iterator["SimEnv"]:
 @pytest.fixture(scope="module")
 def water() -> Iterator["SimEnv"]:
     yield from _environment("pass_water")
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """MuJoCo writes its warnings to a file where it runs."""
+    monkeypatch.chdir(tmp_path)
 
 
 @pytest.fixture(params=["rope", "cloth", "water"])
@@ -83,7 +90,7 @@ def _orange_or_red(picture: np.ndarray) -> np.ndarray:
     return (red > 2 * blue) & (red > 1.5 * green) & (red > 90)
 
 
-def test_explosions_are_told() -> None:
+def test_explosions_are_told(elsewhere: None) -> None:
     model = mujoco.MjModel.from_xml_string(
         "<mujoco><worldbody><body><freejoint/><geom size='1'/></body></worldbody></mujoco>"
     )
@@ -101,7 +108,7 @@ def test_explosions_are_told() -> None:
         check_warnings(data)
 
 
-def test_a_diverged_episode_ends_without_success(env: "SimEnv") -> None:
+def test_a_diverged_episode_ends_without_success(env: "SimEnv", elsewhere: None) -> None:
     env.reset(seed=0)
     env.data.qvel[:] = 1e4
     _, reward, terminated, truncated, info = env.step(np.zeros(env.action_space.shape, np.float32))
