@@ -326,6 +326,8 @@ def test_what_the_sleeve_hides_has_no_points(seen: Seen) -> None:
 
 
 def test_a_point_is_where_its_pixel_shows_it(seen: Seen) -> None:
+    import mujoco
+
     env = seen[0]
     camera = replace(env.task.cameras["depth"], robot=False, height=40, width=60)
     cropped = replace(camera, crop=(0.25, 0.25, 0.75, 0.75), height=20, width=30)
@@ -333,12 +335,23 @@ def test_a_point_is_where_its_pixel_shows_it(seen: Seen) -> None:
     other = make(replace(load_task("dress_arm"), cameras=views))
     other.set_sim_state(env.sim_state())
     points, objects = other._renderer.surface(other.data, "judge")
-    floor = (objects == [5, other.model.geom("floor").id]).all(axis=2)
+    floor = (objects == [int(mujoco.mjtObj.mjOBJ_GEOM), other.model.geom("floor").id]).all(axis=2)
     assert floor.sum() > 200
     np.testing.assert_allclose(points[floor][:, 2], 0, atol=0.01)
     for name, part in (("flipped", points[::-1]), ("cropped", points[10:30, 15:45])):
         np.testing.assert_allclose(other._renderer.surface(other.data, name)[0], part, atol=0.02)
     other.close()
+
+
+def test_the_whole_sleeve_is_in_the_picture_wherever_a_reset_puts_it(env: "SimEnv") -> None:
+    import mujoco
+
+    for seed in range(12):
+        env.reset(seed=seed)
+        for camera in ("judge", "depth"):
+            cloth = env._renderer.surface(env.data, camera)[1][..., 0] == int(mujoco.mjtObj.mjOBJ_FLEX)
+            assert cloth.mean() > 0.01
+            assert not np.concatenate([cloth[0], cloth[-1], cloth[:, 0], cloth[:, -1]]).any()
 
 
 def test_the_judge_sees_no_gripper_and_people_do(env: "SimEnv") -> None:

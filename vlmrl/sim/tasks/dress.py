@@ -32,6 +32,8 @@ _WORKSPACE = np.array([[-1.3, -0.5, 0.5], [0.02, 0.5, 1.6]])
 _BACK_M = 0.3
 """How far a start may be moved back from the hand, m."""
 
+_PYRAMIDAL = int(mujoco.mjtConstraint.mjCNSTR_CONTACT_PYRAMIDAL)
+
 _SPEED, _STRETCH, _TEAR_M = 20.0, 2.0, 0.1
 """Beyond these it is not physics: speed of a vertex (m/s), length of an edge in rest lengths, and how far up the arm
 the rim may come to be around it, or cease to be, from one control step to the next."""
@@ -59,6 +61,7 @@ class DressArm:
         self._body = {
             name: int(self.model.body(name).mocapid[0]) for name in ("person", "upper_arm", "forearm", "gripper")
         }
+        self._joints = [self.model.site(name).id for name in ("fingertips", "elbow", "shoulder")]
         points, camera = self._options.cloud_points, self._options.cloud_camera
         self._cloud = Cloud(self.model, task.cameras, camera=camera, points=points) if points else None
         self.shown: Mapping[str, tuple[int, ...]] = {"cloud": self._cloud.shape} if self._cloud else {}
@@ -151,7 +154,7 @@ class DressArm:
     @property
     def _arm(self) -> Float64[np.ndarray, "3 3"]:
         """Fingertips, elbow and shoulder."""
-        return np.stack([self.data.site(name).xpos for name in ("fingertips", "elbow", "shoulder")])
+        return self.data.site_xpos[self._joints]
 
     @property
     def _rim(self) -> Float64[np.ndarray, "V 3"]:
@@ -205,12 +208,13 @@ def contact_force(data: mujoco.MjData) -> float:
 
     With a pyramidal cone a contact has four rows, f: normal force sum(f), tangential ones mu (f0 - f1), mu (f2 - f3).
     """
-    rows = data.contact.efc_address
-    active = rows >= 0
-    rows, friction = rows[active], data.contact.friction[active, :2]
-    f = data.efc_force[rows[:, None] + np.arange(4)]
-    normal, tangential = f.sum(axis=1), friction * (f[:, 0::2] - f[:, 1::2])
-    return float(np.sqrt(normal**2 + (tangential**2).sum(axis=1)).sum())
+    f = data.efc_force[data.efc_type == _PYRAMIDAL].reshape(-1, 4)
+    if not len(f):
+        return 0.0
+    # A contact beyond its margin has no rows.
+    friction = data.contact.friction[data.contact.efc_address >= 0, :2]
+    tangential = friction * (f[:, 0::2] - f[:, 1::2])
+    return float(np.sqrt(f.sum(axis=1) ** 2 + (tangential**2).sum(axis=1)).sum())
 
 
 def _rotation(slope: float, yaw: float) -> Float64[np.ndarray, "4"]:
