@@ -83,7 +83,7 @@ def test_the_paper_variant_is_the_reference_implementation_s_setting() -> None:
     [
         (["learner.expectil=0.9"], r"unknown key 'expectil' in learner; did you mean 'expectile'\? have: .*expectile"),
         (["pears=10"], r"unknown key 'pears' in the settings; did you mean 'pairs'\?"),
-        (["learner=iqll"], r"unknown learner 'iqll'; have: bc, iql, iql_paper$"),
+        (["learner=iqll"], r"unknown learner 'iqll'; have: bc, iql, iql_paper, sac$"),
         (["pairs=many"], r"many.*"),
         (["pairs"], r"'pairs' is not of the form key=value"),
     ],

@@ -34,11 +34,11 @@ class Config:
     """Name of a task: `vlmrl task list`."""
     out: str = ""
     """Folder of the checkpoints, metrics and settings: a new one."""
-    steps: int = 10_000
+    steps: int = 5_000
     """Control steps in the simulation, and updates: one each."""
-    start: int = 1_000
+    start: int = 500
     """First steps, with random actions and without updates; normalisers are fitted to them."""
-    every: int = 1_000
+    every: int = 250
     """Steps between checkpoints."""
     episodes: int = 10
     """In which each checkpoint is measured."""
