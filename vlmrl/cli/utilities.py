@@ -152,6 +152,21 @@ def list_() -> None:
         typer.echo(f"{name:24} {load_task(name).instruction}")
 
 
+@task.command("suite")
+def suite_(settings: Annotated[list[str] | None, typer.Argument(help="Settings as key=value")] = None) -> None:
+    """Run a policy, or examine a judge, under the conditions of a robustness suite; without settings, list the suites.
+
+    Settings: suite, task, policy, episodes, judge, pairs, out.
+
+    Example: vlmrl task suite suite=delay task=drawer_open policy=FOLDER episodes=50
+
+    Example: vlmrl task suite suite=camera_shift task=drawer_open judge=seen
+    """
+    from vlmrl.cli.suite import main
+
+    typer.echo(main(settings))
+
+
 def _pairs(settings: list[str]) -> dict[str, str | list[str]]:
     wrong = [s for s in settings if "=" not in s]
     if wrong:
