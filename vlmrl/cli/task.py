@@ -70,6 +70,21 @@ def poses(
         typer.echo(f"  {goal:16} {int(store.column(f'truth/{goal}')[store.episodes.start].sum())}")
 
 
+@app.command("suite")
+def suite_(settings: Annotated[list[str] | None, typer.Argument(help="Settings as key=value")] = None) -> None:
+    """Run a policy, or examine a judge, under the conditions of a robustness suite; without settings, list the suites.
+
+    Settings: suite, task, policy, episodes, judge, pairs, out.
+
+    Example: vlmrl task suite suite=delay task=drawer_open policy=FOLDER episodes=50
+
+    Example: vlmrl task suite suite=camera_shift task=drawer_open judge=seen
+    """
+    from vlmrl.cli.suite import main
+
+    typer.echo(main(settings))
+
+
 @app.command("sheet")
 def sheet_(
     group: Annotated[str, typer.Argument(help="Only tasks whose name starts so")] = "",

@@ -1,0 +1,80 @@
+"""`vlmrl task suite`: how a policy, or the built-in judge, bears a robustness suite."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vlmrl.cli.given import configured
+from vlmrl.errors import ConfigError
+from vlmrl.evaluate import suites
+from vlmrl.evaluate.collect import GradedPolicy
+from vlmrl.evaluate.rollout import evaluation_seeds
+from vlmrl.policy import LearnedPolicy
+from vlmrl.runfolder import provenance, write_json
+from vlmrl.sim import Task, load_task
+from vlmrl.types import Policy
+
+
+@dataclass(frozen=True)
+class SuiteConfig:
+    """What is put to the test, and how often."""
+
+    suite: str
+    """A file of conf/suite/."""
+    task: str = "drawer_open"
+    policy: str = ""
+    """Folder or hub id of a saved policy, or expert: the task's scripted one."""
+    episodes: int = 20
+    """Initial states, the same under every condition."""
+    judge: str = ""
+    """Checkpoint of a judge, as labeler=judge takes it, to be examined on the task's pictures instead of a policy."""
+    pairs: int = 500
+    """Questions to the judge under each condition."""
+    out: str = ""
+    """JSON file of the table and the episodes behind it; empty: none."""
+
+
+def main(settings: list[str] | None) -> str:
+    """Run what the settings ask for; without any, list the suites.
+
+    Raises:
+        ConfigError: if neither or both of policy and judge are given, or a name is unknown.
+    """
+    if not settings:
+        return "\n".join(f"{name:16} {suites.about(name)}" for name in suites.suite_names())
+    config = configured(SuiteConfig, settings, where="suite")
+    if bool(config.policy) == bool(config.judge):
+        raise ConfigError("either a policy (a folder, or expert) or a judge (seen, zeroshot or a folder) is wanted")
+    if config.episodes < 1 or config.pairs < 1:
+        raise ConfigError(f"episodes and pairs from 1 wanted, found {config.episodes} and {config.pairs}")
+    task = load_task(config.task)
+    name, table, lines = _judge(task, config) if config.judge else _policy(task, config)
+    head = f"{name} in {task.name}, suite {config.suite}: {suites.about(config.suite)}"
+    if config.out:
+        write_json(Path(config.out), {"what": head, "conditions": lines, "provenance": provenance()})
+    return f"{head}\n\n{table}"
+
+
+def _policy(task: Task, config: SuiteConfig) -> tuple[str, str, Any]:
+    lines = suites.run(task, config.suite, lambda t: _made(config.policy, t), evaluation_seeds(config.episodes))
+    n = f"n = {config.episodes} episodes from the same initial states under every condition"
+    note = f"{n}; success with Wilson 95 %, differences paired"
+    return lines[0].rollouts.policy, f"{suites.text(lines)}\n\n{note}", suites.as_json(lines)
+
+
+def _made(policy: str, task: Task) -> Policy:
+    if policy != "expert":
+        return LearnedPolicy.from_pretrained(policy)
+    made = GradedPolicy(task, (0.0,))
+    made.name = "expert"
+    return made
+
+
+def _judge(task: Task, config: SuiteConfig) -> tuple[str, str, Any]:
+    from vlmrl.judge import robustness
+
+    conditions = suites.conditions(task, config.suite)
+    name, lines = robustness.examine(conditions, config.judge, episodes=config.episodes, pairs=config.pairs)
+    n = f"n = {config.pairs} pairs of frames of {config.episodes} graded episodes, the same under every condition"
+    note = f"{n}; Wilson 95 %, which takes pairs of the same frames as independent"
+    return name, f"{robustness.text(lines)}\n\n{note}", robustness.as_json(lines)
