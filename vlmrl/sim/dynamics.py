@@ -117,6 +117,7 @@ FAMILIES: Mapping[str, Callable[[], Family]] = {
     "cartpole": _lazy("cartpole"),
     "gymnasium": _lazy("gym_id"),
     "metaworld": _lazy("metaworld"),
+    "robosuite": _lazy("robosuite"),
 }
 
 
