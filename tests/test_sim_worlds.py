@@ -207,7 +207,8 @@ def test_paper_variants_start_at_the_paper_s_poses(
         observation, info = env.reset(seed=3)
         np.testing.assert_allclose(observation["state"][4:6], place, atol=0.005)
         np.testing.assert_allclose(env._dynamics.target, goal)
-        np.testing.assert_allclose(observation["state"][:3], hand, atol=0.03)
+        # The table with the hole is 5 cm higher than the hand is told to go.
+        np.testing.assert_allclose(observation["state"][:3], hand, atol=0.05)
         assert (env.task.resets.fixed, env.task.horizon, info["success"]) == (True, 500, False)
         assert env.frame().shape == (300, 300, 3)
 
@@ -392,13 +393,17 @@ def test_classic_control_needs_only_its_id(name: str) -> None:
 # Adroit
 
 
-def test_people_s_door_demonstrations_replay_as_they_were_recorded(shared_data: Path) -> None:
-    """The recordings themselves reach 1.35 rad in eight or nine of 25; all of them open the door by more than a radian."""
+@pytest.mark.parametrize("episodes", [(0, 8, 11, 24), pytest.param(tuple(range(25)), marks=pytest.mark.slow)])
+def test_people_s_door_demonstrations_replay_as_they_were_recorded(
+    shared_data: Path, episodes: tuple[int, ...]
+) -> None:
+    """The recordings reach 1.35 rad in eight of 25 themselves; all of them open the door by more than a radian."""
     demos = np.load(shared_data / "adroit_door_human" / "demos.npz")
     starts = [0, *demos["episode_ends"][:-1]]
     agreed = 0
     with _made(load_task("adroit_door")) as env:
-        for e, (start, end) in enumerate(zip(starts, demos["episode_ends"], strict=True)):
+        for e in episodes:
+            start, end = starts[e], demos["episode_ends"][e]
             env.reset(seed=0)
             names = {"qpos": "init_qpos", "qvel": "init_qvel", "door_body_pos": "init_door_body_pos"}
             env._dynamics._inner.set_env_state({k: demos[v][e] for k, v in names.items()})
@@ -408,4 +413,48 @@ def test_people_s_door_demonstrations_replay_as_they_were_recorded(shared_data: 
             assert min(recorded, 1.35) == pytest.approx(reached, abs=0.07)
             assert reached > 1
             agreed += any(t["success"] for t in told) == (recorded >= 1.35)
-    assert agreed >= 23
+    assert agreed >= len(episodes) - 1
+
+
+# robosuite
+
+
+@pytest.mark.parametrize("name", ["lift", *(pytest.param(n, marks=pytest.mark.slow) for n in ("can", "square"))])
+def test_robosuite_s_states_continue_exactly_and_its_keys_are_robomimic_s(name: str) -> None:
+    with _made(load_task(f"robosuite/{name}")) as env:
+        assert len({env.reset(seed=s)[0]["state"].tobytes() for s in range(3)}) == 3
+        observation, info = env.reset(seed=5)
+        start = env.sim_state()
+        values = dict(zip(env.state_names, observation["state"], strict=True))
+        np.testing.assert_allclose(
+            [values[f"robot0_gripper_qpos_{i}"] for i in range(2)], env.data.qpos[7:9], rtol=1e-6
+        )
+        assert (info["success"], info["progress"] < 0.2) == (False, True)
+        _run(env, 8, seed=0)
+        env.reset(seed=5)
+        np.testing.assert_array_equal(env.sim_state(), start)
+        _run(env, 8, seed=1)
+        state, picture = env.sim_state(), env.frame()
+        onward = _run(env, 5, seed=2)
+        with _made(env.task) as other:
+            other.set_sim_state(state)
+            np.testing.assert_array_equal(other.frame(), picture)
+            np.testing.assert_array_equal(_run(other, 5, seed=2), onward)
+
+
+def test_people_s_lifts_end_in_success(shared_data: Path) -> None:
+    h5py = pytest.importorskip("h5py", reason="extra 'hdf5' is not installed")
+    import mujoco
+
+    with (
+        _made(load_task("robosuite/lift")) as env,
+        h5py.File(shared_data / "robosuite_lift_human" / "demo.hdf5") as file,
+    ):
+        env.reset(seed=0)
+        for demonstration in file["data"].values():
+            told = []
+            for state in (demonstration["states"][0], demonstration["states"][-1]):
+                env.data.qpos[:], env.data.qvel[:] = state[1 : 1 + env.model.nq], state[1 + env.model.nq :]
+                mujoco.mj_forward(env.model, env.data)
+                told.append(bool(env._dynamics._env._check_success()))
+            assert told == [False, True]

@@ -121,6 +121,7 @@ FAMILIES: Mapping[str, Callable[[], Family]] = {
     "humanoid": _lazy("humanoid"),
     "metaworld": _lazy("metaworld"),
     "mountaincar": _lazy("mountaincar"),
+    "robosuite": _lazy("robosuite"),
     "rope": _lazy("rope"),
     "water": _lazy("water"),
 }

@@ -86,12 +86,11 @@ class Attributes:
     def __init__(self) -> None:
         self._shapes: dict[str, tuple[int, ...]] = {}
         self._kinds: dict[str, np.dtype[Any]] = {}
-        self._optional: set[str] = set()
 
     @property
     def size(self) -> int:
         """Length of what `read` returns."""
-        return sum(int(np.prod(shape)) for shape in self._shapes.values()) + _WORDS
+        return sum(1 + int(np.prod(shape)) for shape in self._shapes.values()) + _WORDS
 
     def notice(self, holder: object) -> None:
         """Add the attributes that are numbers now."""
@@ -101,38 +100,44 @@ class Attributes:
                 self._shapes[name], self._kinds[name] = array.shape, array.dtype
             elif value is None:
                 self._shapes.setdefault(name, ())
-                self._optional.add(name)
 
     def read(self, holder: object) -> Float64[np.ndarray, " N"]:
-        """The numbers, one attribute after another; NaN for None."""
-        held = vars(holder)
-        parts = [self._read(name, held.get(name)) for name in self._shapes]
+        """The attributes, one after another, each after a mark.
+
+        A mark is 1 before numbers, 0 for None, -1 for something else, 2 + i for the very array of the i-th attribute.
+        """
+        held, seen, parts = vars(holder), dict[int, int](), list[np.ndarray]()
+        for i, (name, shape) in enumerate(self._shapes.items()):
+            value = held.get(name)
+            array, count = _array(value), int(np.prod(shape))
+            if array is None or array.shape != shape:
+                parts.append(np.array([0.0 if value is None else -1.0, *np.zeros(count)]))
+                continue
+            first = seen.setdefault(id(value), i) if isinstance(value, np.ndarray) else i
+            parts.append(np.array([1.0 if first == i else 2.0 + first, *array.ravel()], np.float64))
         return np.concatenate([*parts, _words(getattr(holder, "_np_random", None))])
 
     def write(self, holder: object, numbers: Float64[np.ndarray, " N"]) -> None:
-        """Put them back; views are filled, so that what shares them sees it."""
-        at, held = 0, vars(holder)
+        """Put them back."""
+        at, names = 0, list(self._shapes)
         for name, shape in self._shapes.items():
-            count = int(np.prod(shape))
-            self._write(holder, held.get(name), name, numbers[at : at + count].reshape(shape))
-            at += count
+            mark, count = int(numbers[at]), int(np.prod(shape))
+            if mark >= 2:
+                setattr(holder, name, getattr(holder, names[mark - 2]))
+            elif mark == 1:
+                self._write(holder, name, numbers[at + 1 : at + 1 + count].reshape(shape))
+            elif mark == 0 and _array(getattr(holder, name, None)) is not None:
+                setattr(holder, name, None)
+            at += 1 + count
         _wind(getattr(holder, "_np_random", None), numbers[at:])
 
-    def _read(self, name: str, value: object) -> Float64[np.ndarray, " N"]:
-        array, shape = _array(value), self._shapes[name]
-        if array is None or array.shape != shape:
-            return np.full(int(np.prod(shape)), np.nan)
-        return array.astype(np.float64).ravel()
-
-    def _write(self, holder: object, now: object, name: str, numbers: Float64[np.ndarray, "..."]) -> None:
-        kind = self._kinds.get(name)
-        if np.isnan(numbers).all() and (name in self._optional or kind is None or kind.kind != "f"):
-            if _array(now) is not None and name in self._optional:
-                setattr(holder, name, None)
-        elif isinstance(now, np.ndarray) and not now.flags.owndata and now.flags.writeable:
+    def _write(self, holder: object, name: str, numbers: Float64[np.ndarray, "..."]) -> None:
+        now = getattr(holder, name, None)
+        # Views, of MuJoCo's state for example, are filled: what they show must be the same afterwards.
+        if isinstance(now, np.ndarray) and not now.flags.owndata and now.shape == numbers.shape and now.flags.writeable:
             now[...] = numbers
         else:
-            value = numbers.astype(kind or np.float64)
+            value = numbers.astype(self._kinds.get(name, np.float64))
             setattr(holder, name, value.copy() if self._shapes[name] else value.item())
 
 
