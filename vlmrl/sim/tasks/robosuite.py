@@ -78,7 +78,7 @@ class Suite:
         return np.concatenate([np.ravel(observed[k]) for k in self._keys]).astype(np.float32)
 
     def signals(self) -> Mapping[str, float]:
-        """robosuite's own success, and how far its shaped reward has come (0 to 1)."""
+        """Robosuite's own success, and how far its shaped reward has come (0 to 1)."""
         return {"success": self._told[0], "staged": self._told[1]}
 
     def memory(self) -> Float64[np.ndarray, " M"]:
