@@ -34,7 +34,8 @@ def sheet(cells: Iterable[tuple[str, str, Shots]], path: Path, *, columns: int =
 
 def _cell(title: str, sentence: str, shots: Shots, height: int) -> Image.Image:
     pictures = [_scaled(picture, height) for picture in shots.values()]
-    width = max(sum(p.width for p in pictures) + _GAP * (len(pictures) - 1), 320)
+    least = max(320, round(_font(14, bold=True).getlength(title)) + _GAP)
+    width = max(sum(p.width for p in pictures) + _GAP * (len(pictures) - 1), least)
     cell = Image.new("RGB", (width, height + 4 * _LINE), _PAPER)
     pen = ImageDraw.Draw(cell)
     pen.text((0, 0), title, _INK, _font(14, bold=True))
