@@ -68,13 +68,14 @@ def run(env: SimEnv, count: int, *, seed: int, scripted: bool) -> Episodes:
     for k in range(count):
         observation, info = env.reset(seed=seed + k)
         policy.reset(seed + k)
-        steps, spent, truncated = 0, 0.0, False
-        while not truncated:
+        steps, spent, ended = 0, 0.0, False
+        while not ended:
             draw = generator.uniform(-1, 1, env.action_space.shape).astype(np.float32)
             action = policy.action(observation) if scripted else draw
             start = time.process_time()
-            observation, reward, _, truncated, info = env.step(action)
+            observation, reward, terminated, truncated, info = env.step(action)
             spent += time.process_time() - start
+            ended = terminated or truncated
             returns[k] += reward
             steps += 1
         rates[k] = steps / spent
