@@ -59,7 +59,7 @@ def scene(person: Person, garment: Garment) -> str:
 <visual>
   <headlight ambient=".45 .45 .45" diffuse=".45 .45 .45" specular="0 0 0"/>
   <map znear="0.02" zfar="20"/>
-  <quality numslices="20" numstacks="12"/>
+  <quality numslices="14" numstacks="8"/>
 </visual>
 <default>
   <geom contype="0" conaffinity="0" condim="3" friction="{garment.friction}" solref="0.015 1" solimp=".9 .95 .002"/>
