@@ -262,6 +262,24 @@ def test_nearness_falls_with_every_quantity_that_is_off() -> None:
     assert nearness({"trunk_tilt": 2.0, "knees_apart": 0.3}, pose) == pytest.approx((0 + 0.8) / 2)
 
 
+def test_the_documentation_s_further_pose_is_a_task(
+    body: "SimEnv", poses: list[ReferencePose], root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pages = (root / "docs" / "humanoid.md").read_text(encoding="utf-8")
+    path = tmp_path / "tasks" / "humanoid" / "bow.yaml"
+    path.parent.mkdir(parents=True)
+    path.write_text(pages.split("```yaml\n")[1].split("```")[0], encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    assert load_task("humanoid_bow").baseline == "a humanoid robot"
+    own = goal_poses("humanoid")["bow"]
+    shown = set()
+    for pose in poses:
+        pose.strike(body.model, body.data)
+        if holds(_quantities(body), own):
+            shown.add(pose.name)
+    assert shown == {"bowing"}
+
+
 def test_there_is_no_expert_and_that_is_said() -> None:
     with pytest.raises(ConfigError, match=r"'humanoid/lotus' has no scripted expert.*vlmrl task poses"):
         expert(load_task("humanoid_lotus"))

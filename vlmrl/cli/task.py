@@ -61,13 +61,14 @@ def poses(
 
     Example: vlmrl task poses humanoid out=runs/poses
     """
-    from vlmrl.evaluate.poses import Config, write
+    from vlmrl.evaluate.poses import Config, sheet, write
     from vlmrl.reward.quality import truths
 
     store = write(group, configuration.fill(Config, pairs(settings), where="task poses"))
     typer.echo(f"{len(store.episodes)} poses; how many show each goal, as truth/NAME in the store:")
     for goal in sorted(truths(store)):
         typer.echo(f"  {goal:16} {int(store.column(f'truth/{goal}')[store.episodes.start].sum())}")
+    typer.echo(f"contact sheet: {sheet(store, store.path.parent / f'{store.path.name}.png')}")
 
 
 @app.command("suite")

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from PIL import Image, ImageDraw, ImageFont
 
 from vlmrl.errors import ConfigError
 from vlmrl.evaluate.collect import create_store
@@ -16,6 +17,7 @@ from vlmrl.sim import SimEnv, Task, load_task, make, task_names
 from vlmrl.sim.poses import Measure, Ranges, holds, read_ranges
 from vlmrl.sim.reference import ReferencePose, reference_poses
 from vlmrl.store import Store
+from vlmrl.store.frames import decode_frames
 from vlmrl.types import Episode, Frames
 
 
@@ -47,6 +49,24 @@ def write(group: str, config: Config) -> Store:
     finally:
         env.close()
     return store
+
+
+def sheet(store: Store, path: Path, *, columns: int = 8, side: int = 180) -> Path:
+    """Draw every pose with its name and the goals that it shows, for people to judge."""
+    table, caption = store.episodes, 34
+    lines = -(-len(table) // columns)
+    page = Image.new("RGB", (columns * side, lines * (side + caption)), "white")
+    pen, font = ImageDraw.Draw(page), ImageFont.load_default(12)
+    goals = [name for name in store.columns() if name.startswith("truth/")]
+    shown = {name.removeprefix("truth/"): store.column(name)[table.start] > 0 for name in goals}
+    frames = decode_frames(store.snapshot, store.cameras[0], table.start, (side, side))
+    for i, (name, frame) in enumerate(zip(table.id, frames, strict=True)):
+        left, top = i % columns * side, i // columns * (side + caption)
+        page.paste(Image.fromarray(frame), (left, top))
+        pen.text((left + 4, top + side + 2), name.replace("_", " "), "#1f2933", font)
+        pen.text((left + 4, top + side + 16), ", ".join(goal for goal in shown if shown[goal][i]), "#2f855a", font)
+    page.save(path)
+    return path
 
 
 def goal_poses(group: str) -> Mapping[str, Ranges]:
