@@ -160,10 +160,12 @@ def shape_(
 
 @data.command()
 def check(store: Annotated[Path, typer.Argument(help="Folder of a store")]) -> None:
-    """Read every byte of a store and name what is damaged."""
+    """Read every byte of a store and name what is damaged, and transitions that lead into another episode."""
     from vlmrl.store import Store
+    from vlmrl.store.autoreset import autoresets
 
-    problems = Store.open(store).validate()
+    opened = Store.open(store)
+    problems = opened.validate() or autoresets(opened)
     for problem in problems:
         typer.echo(problem)
     if problems:

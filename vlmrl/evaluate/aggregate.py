@@ -21,19 +21,19 @@ _BLOCK = 1_000
 
 def mean(scores: Scores) -> Float[np.ndarray, "*draws"]:
     """Mean over runs and tasks."""
-    return scores.mean((-2, -1))
+    return np.asarray(scores.mean((-2, -1)))
 
 
 def iqm(scores: Scores) -> Float[np.ndarray, "*draws"]:
     """Interquartile mean: of all runs of all tasks, the lowest and the highest quarter left out."""
     flat = np.sort(scores.reshape(*scores.shape[:-2], -1), axis=-1)
     cut = flat.shape[-1] // 4
-    return flat[..., cut : flat.shape[-1] - cut].mean(-1)
+    return np.asarray(flat[..., cut : flat.shape[-1] - cut].mean(-1))
 
 
 def optimality_gap(scores: Scores, *, wanted: float = 1.0) -> Float[np.ndarray, "*draws"]:
     """How far scores fall short of `wanted` on average; what exceeds it makes up for nothing."""
-    return wanted - np.minimum(scores, wanted).mean((-2, -1))
+    return np.asarray(wanted - np.minimum(scores, wanted).mean((-2, -1)))
 
 
 def probability_of_improvement(
@@ -42,7 +42,7 @@ def probability_of_improvement(
     """How likely a run of a beats a run of b, averaged over tasks; a tie is half a win (Mann–Whitney)."""
     n, m = a.shape[-2], b.shape[-2]
     ranks = rankdata(np.concatenate([a, b], axis=-2), axis=-2)[..., :n, :]
-    return ((ranks.sum(-2) - n * (n + 1) / 2) / (n * m)).mean(-1)
+    return np.asarray(((ranks.sum(-2) - n * (n + 1) / 2) / (n * m)).mean(-1))
 
 
 def profile(scores: Scores, thresholds: Float[np.ndarray, " t"]) -> Float[np.ndarray, "*draws t"]:

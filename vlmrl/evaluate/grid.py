@@ -2,16 +2,18 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 from jaxtyping import Float32, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
 from vlmrl.errors import DataError
-from vlmrl.evaluate.collect import record
+from vlmrl.evaluate.collect import create_store, record
 from vlmrl.evaluate.lanes import Outcome
 from vlmrl.reward.preference import PreferenceReward
-from vlmrl.sim import Task, make
+from vlmrl.sim import SimEnv, Task, make
 from vlmrl.types import Episode, Policy
 
 _WIDTH = 260
@@ -30,7 +32,6 @@ class Film:
     rows: Sequence[int]
     """The row of the episode that each picture shows."""
     progress: Float32[np.ndarray, " T"]
-    success: Float32[np.ndarray, " T"]
     reward: Float32[np.ndarray, " T"] | None
     """Learned, of what the next row shows."""
 
@@ -55,19 +56,35 @@ def films(
     env = make(task)
     try:
         seeds = [outcome.seed for outcome in chosen]
-        for outcome, episode in zip(chosen, record(task, policy, seeds, picture_every=every), strict=True):
+        episodes = list(record(task, policy, seeds, picture_every=every))
+        rewards = _rewards(task, episodes, reward) if reward else [None] * len(episodes)
+        for outcome, episode, learned in zip(chosen, episodes, rewards, strict=True):
             _check(outcome, episode, task)
-            assert episode.sim_state is not None
             rows = [*range(0, len(episode) - 1, every), len(episode) - 1]
-            pictures = []
-            for row in rows:
-                env.set_sim_state(episode.sim_state[row])
-                pictures.append(env.frame(task.video))
-            mean = reward.reward(episode)[0] if reward else None
-            made.append(Film(outcome, pictures, rows, episode.truth["progress"], episode.truth["success"], mean))
+            pictures = _pictures(env, episode, rows)
+            made.append(Film(outcome, pictures, rows, episode.truth["progress"], learned))
     finally:
         env.close()
     return made
+
+
+def _pictures(env: SimEnv, episode: Episode, rows: Sequence[int]) -> list[UInt8[np.ndarray, "H W 3"]]:
+    """The people's camera at these rows."""
+    assert episode.sim_state is not None
+    made = []
+    for row in rows:
+        env.set_sim_state(episode.sim_state[row])
+        made.append(env.frame(env.task.video))
+    return made
+
+
+def _rewards(task: Task, episodes: Sequence[Episode], reward: PreferenceReward) -> list[Float32[np.ndarray, " T"]]:
+    """What a learned reward makes of episodes, seen through a store as it saw its training data."""
+    with TemporaryDirectory() as folder:
+        store = create_store(Path(folder) / "store", task)
+        store.append(list(episodes))
+        mean, table = reward.column(store)[0], store.episodes
+        return [mean[table.start[k] : table.stop[k]] for k in map(table.index, [e.id for e in episodes])]
 
 
 def grid(shown: Sequence[Film], *, title: str, counts: tuple[int, int]) -> list[UInt8[np.ndarray, "H W 3"]]:

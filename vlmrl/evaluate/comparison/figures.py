@@ -44,7 +44,7 @@ def by_time(drawn: Drawn) -> str:
     longest = max(entry.horizon / entry.control_hz for entry, _ in drawn.values())
     plot = Plot(x=(0.0, longest), y=(0.0, 1.0), label="share of episodes that have succeeded, over time", height=170)
     plot.y_labels = [(0.0, "0 %"), (0.5, "50 %"), (1.0, "100 %")]
-    plot.x_labels = [(x, f"{text} s") for x, text in ticks(0.0, longest, most=6)]
+    plot.x_labels = [(x, f"{text}\N{NO-BREAK SPACE}s") for x, text in ticks(0.0, longest, most=6)]
     plot.grid(y=[0.0, 0.5, 1.0])
     for entry, ink in drawn.values():
         first = np.concatenate([r.first_success for r in entry.rollouts])

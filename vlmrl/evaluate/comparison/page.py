@@ -94,7 +94,7 @@ def _task(task: str, labelled: Labelled, inks: Mapping[str, str]) -> str:
     curves = figures.by_time({name: (entry, inks[name]) for name, entry in labelled.items()})
     states = figures.by_state({name: (entry, inks[name]) for name, entry in labelled.items()})
     words = note(_explained(labelled, gaps))
-    return section(f"task-{escape(task)}", task, table, words, curves, states)
+    return section(f"task-{escape(task)}", f"Result in {task}", table, words, curves, states)
 
 
 def _gap(entry: Entry, other: Entry) -> tuple[Interval, int]:
