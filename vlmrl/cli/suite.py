@@ -28,7 +28,7 @@ class SuiteConfig:
     """Initial states, the same under every condition."""
     judge: str = ""
     """Checkpoint of a judge, as labeler=judge takes it, to be examined on the task's pictures instead of a policy."""
-    pairs: int = 500
+    pairs: int = 2_000
     """Questions to the judge under each condition."""
     out: str = ""
     """JSON file of the table and the episodes behind it; empty: none."""

@@ -76,8 +76,8 @@ class Variation:
         for key in RANGES:
             _check_range(getattr(self, key), key, where)
         places = self.distractor_places
-        low_high = all(places[k] <= places[k + 1] and places[k + 2] <= places[k + 3] for k in range(0, len(places), 5))
-        if len(places) % 5 or not low_high:
+        boxes = [places[k : k + 5] for k in range(0, len(places), 5)]
+        if any(len(box) != 5 or box[0] > box[1] or box[2] > box[3] for box in boxes):
             raise ConfigError(
                 f"{where}.distractor_places: x low, x high, y low, y high, ground for each, found {list(places)}"
             )
@@ -147,7 +147,7 @@ def spread(bounds: Vector, shape: tuple[int, ...], generator: np.random.Generato
     widths = high - low
     shares = widths / widths.sum() if widths.sum() > 0 else np.full(len(widths), 1 / len(widths))
     chosen = generator.choice(len(widths), size=shape, p=shares)
-    return low[chosen] + widths[chosen] * generator.random(shape)
+    return np.asarray(low[chosen] + widths[chosen] * generator.random(shape))
 
 
 def _pairs(bounds: Vector) -> list[tuple[float, float]]:
