@@ -238,6 +238,13 @@ def test_the_behaviour_policy_of_a_rollout_goes_through_the_grades(cartpole: Tas
     assert policy.episode == 3
 
 
+def test_only_a_task_of_one_step_terminates_and_so_stops_bootstrapping(cartpole: Task) -> None:
+    fold = next(collect.collect(load_task("fold_cloth"), Config(episodes=1)))
+    assert (fold.terminated, fold.truncated, len(fold)) == (True, False, 2)
+    balance = next(collect.collect(cartpole, SHORT))
+    assert (balance.terminated, balance.truncated) == (False, True)
+
+
 def test_several_cameras_are_drawn_at_the_same_rows(cartpole: Task, tmp_path: Path) -> None:
     config = dataclasses.replace(SHORT, episodes=1, cameras=("judge", "video"))
     store = collect.fill(tmp_path / "store", cartpole, config)

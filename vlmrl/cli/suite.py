@@ -7,7 +7,7 @@ from typing import Any
 from vlmrl.cli.given import configured
 from vlmrl.errors import ConfigError
 from vlmrl.evaluate import suites
-from vlmrl.evaluate.collect import GradedPolicy
+from vlmrl.evaluate.behaviour import GradedPolicy
 from vlmrl.evaluate.rollout import evaluation_seeds
 from vlmrl.policy import LearnedPolicy
 from vlmrl.runfolder import provenance, write_json

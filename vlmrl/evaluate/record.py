@@ -54,7 +54,7 @@ def episode(env: SimEnv, policy: Policy, recipe: Recipe, start: Start) -> Episod
     """
     policy.reset(np.ones(1, np.bool_), [env.task.instruction], fresh(max(recipe.seed, 0)))
     observation, info = start(env)
-    log, reward, chunk = _Log(), 0.0, list[np.ndarray]()
+    log, reward, chunk, terminated = _Log(), 0.0, list[np.ndarray](), False
     for step in range(recipe.steps + 1):
         last = step == recipe.steps
         if not chunk and not last:
@@ -65,10 +65,10 @@ def episode(env: SimEnv, policy: Policy, recipe: Recipe, start: Start) -> Episod
         _picture(log, env, recipe, shown=last or step % recipe.picture_every == 0)
         if last:
             break
-        observation, reward, _, _, info = env.step(action)
+        observation, reward, terminated, _, info = env.step(action)
         if info["diverged"]:
             raise DivergedError(f"{env.task.name} diverged at step {step + 1} of the episode from seed {recipe.seed}")
-    return _close(log, env, recipe)
+    return _close(log, env, recipe, terminated=terminated)
 
 
 def seeded(seed: int) -> Start:
@@ -101,7 +101,7 @@ def _picture(log: _Log, env: SimEnv, recipe: Recipe, *, shown: bool) -> None:
             log.pixels.setdefault(camera, []).append(env.frame(camera))
 
 
-def _close(log: _Log, env: SimEnv, recipe: Recipe) -> Episode:
+def _close(log: _Log, env: SimEnv, recipe: Recipe, *, terminated: bool) -> Episode:
     rows = len(log.action)
     inner = np.arange(rows) < rows - 1
     index = np.array(log.index, np.int32)
@@ -111,8 +111,8 @@ def _close(log: _Log, env: SimEnv, recipe: Recipe) -> Episode:
         time=np.arange(rows) / env.task.control_hz,
         has_action=inner,
         has_next=inner.copy(),
-        terminated=False,
-        truncated=True,
+        terminated=terminated,
+        truncated=not terminated,
         task=env.task.name,
         instruction=env.task.instruction,
         source=recipe.source,
