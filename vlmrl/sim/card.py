@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import UInt8
 
+from vlmrl.content import places
 from vlmrl.errors import ConfigError
 from vlmrl.sim.predicates import MEASURES, PREDICATES
+from vlmrl.sim.reference import FILE, reference_poses
 from vlmrl.sim.register import expert, id_of, make
 from vlmrl.sim.task import Camera, Render, Task
 
@@ -118,7 +120,7 @@ def _plain(content: Mapping[str, Any]) -> str:
 
 
 def pictures(task: Task, *, seed: int = 0) -> dict[str, Picture]:
-    """The start and, where there is a scripted expert, what it reaches; from the judge's and the video camera.
+    """The start and what a scripted expert reaches, or a reference pose of the goal; for the judge and for people.
 
     Raises:
         ConfigError: if the task's scene cannot be made or drawn.
@@ -126,17 +128,33 @@ def pictures(task: Task, *, seed: int = 0) -> dict[str, Picture]:
     env = make(task)
     try:
         observation, info = env.reset(seed=seed)
-        found = {f"start, {name}": env.frame(name) for name in (task.camera, task.video)}
+        found = _shots(env, "start")
         try:
             policy = expert(task)
         except ConfigError:
-            return found
+            return found | (_shots(env, "goal") if _posed(env) else {})
         policy.reset(seed)
         for _ in range(task.horizon):
             observation, _, _, over, info = env.step(policy.action(observation))
             if over or (info["success"] and task.hold == 1):
                 break
         end = "success" if info["success"] else "end"
-        return found | {f"{end}, {name}": env.frame(name) for name in (task.camera, task.video)}
+        return found | _shots(env, end)
     finally:
         env.close()
+
+
+def _shots(env: "SimEnv", what: str) -> dict[str, Picture]:
+    return {f"{what}, {name}": env.frame(name) for name in (env.task.camera, env.task.video)}
+
+
+def _posed(env: "SimEnv") -> bool:
+    """Put the scene into a reference pose of the task's goal, where its group has one."""
+    group, _, goal = env.task.name.partition("/")
+    if not goal or not any((place / group / FILE).is_file() for place in places("tasks")):
+        return False
+    for pose in reference_poses(group, env.model):
+        if goal in pose.goals:
+            pose.strike(env.model, env.data)
+            return True
+    return False
