@@ -8,8 +8,8 @@ last one, and no remedy is told the share of wrong answers.
     python benchmarks/standing_up.py STORE [--out runs/standing-up] [--labels 40] [--arms plain,default] [--seeds 2]
 
 STORE is that of a run of the main job (`vlmrl run out=runs/demo` leaves runs/demo/store). Labels: 0, 10, 25, 40 (per
-cent wrong), seen, zeroshot (checkpoints of the judge), and like-seen, like-zeroshot (a scripted teacher that errs as
-often as they do, at random). Resumable: what is in the output folder is not run again. About 3 minutes a seed and arm
+cent wrong), seen, zeroshot (checkpoints of the judge), and like-seen, like-zeroshot (the same answers with their errors
+moved to other pairs at random). Resumable: what is in the output folder is not run again. About 3 minutes a seed and arm
 on one core.
 """
 
@@ -32,7 +32,7 @@ from vlmrl import gl
 
 gl.choose()
 
-from vlmrl.annotate import Limits, judge, scripted  # noqa: E402
+from vlmrl.annotate import Limits, judge, scripted, true_progress  # noqa: E402
 from vlmrl.cli.label import annotate  # noqa: E402
 from vlmrl.cli.pool import side_by_side  # noqa: E402
 from vlmrl.evaluate import results  # noqa: E402
@@ -52,11 +52,7 @@ PAIRS, UPDATES, EPISODES = 5_000, 15_000, 50
 CURVE_EVERY, CURVE_EPISODES = 2_500, 10
 STANDS = 0.9
 """Success from which a seed counts as standing."""
-LIKE = {
-    "like-seen": {"error_rate": 0.0907, "missed": 0.1573, "invented": 0.5623},
-    "like-zeroshot": {"error_rate": 0.289, "missed": 0.4169, "invented": 0.3384},
-}
-"""Confusion of the judge's checkpoints on these very logs, as the runs in docs/results print it."""
+JUDGES = ("seen", "zeroshot")
 
 
 @dataclass(frozen=True)
@@ -134,7 +130,7 @@ def describe(labels: str) -> str:
     """What the answers come from, in words."""
     if labels.isdigit():
         return f"scripted teacher, {labels} % wrong"
-    return "scripted teacher with that judge's confusion table" if labels in LIKE else "built-in judge"
+    return "that judge's answers, errors moved at random" if labels.startswith("like-") else "built-in judge"
 
 
 def run(job: Job) -> None:
@@ -147,7 +143,7 @@ def run(job: Job) -> None:
         mean, std, _ = shaping.SHAPINGS[operation](column, shaping.Config(**settings), None)
     rows = store.column("has_next") & store.column("has_action")
     transitions = replace(store.transitions(), reward=mean[rows].astype(np.float32))
-    config = replace(iql.Config(updates=UPDATES), **arm.learner)
+    config = replace(iql.Config(updates=UPDATES, compile="always"), **arm.learner)
     envs, seeds = [make(task) for _ in range(10)], range(FIRST_CURVE_SEED, FIRST_CURVE_SEED + CURVE_EPISODES)
 
     def measure(_: int, actor: Actor) -> Mapping[str, float]:
@@ -162,26 +158,42 @@ def run(job: Job) -> None:
 
 def labelled(job: Job, store: Store) -> Preferences:
     """The seed's own questions with their answers."""
-    if job.labels in ("seen", "zeroshot"):
-        labeler = asdict(judge.Config(checkpoint=job.labels)) | {"name": "judge"}
+    source = job.labels.removeprefix("like-")
+    if source in JUDGES:
+        labeler = asdict(judge.Config(checkpoint=source)) | {"name": "judge"}
     else:
-        wrong = LIKE.get(job.labels) or {"error_rate": int(job.labels) / 100}
-        # The judges' shares are counted over all pairs that differ at all.
-        equal = 0.0 if job.labels in LIKE else 0.05
-        labeler = asdict(scripted.Config(**wrong, equal=equal, seed=job.seed)) | {"name": "scripted"}
+        labeler = asdict(scripted.Config(error_rate=int(source) / 100, equal=0.05, seed=job.seed)) | {"name": "scripted"}
     folder = Path(job.out) / "ledgers"
     folder.mkdir(parents=True, exist_ok=True)
-    return annotate(
+    preferences = annotate(
         store,
         labeler,
         camera=CAMERA,
         sentence=load_task(TASK).instruction,
         pairs=PAIRS,
         seed=job.seed,
-        ledger=str(folder / f"{job.labels}-{job.seed}.db"),
+        ledger=str(folder / f"{source}-{job.seed}.db"),
         limits=Limits(),
         check_order=0,
     ).preferences
+    return scattered(store, preferences, job.seed) if source != job.labels else preferences
+
+
+def scattered(store: Store, preferences: Preferences, seed: int) -> Preferences:
+    """The same answers, with what is wrong about them dealt anew at random.
+
+    Among the pairs that truly differ, how right each answer is (its probability of the better side) is permuted, so
+    that errors, ties and doubts keep their numbers and lose their pattern. Where nothing differs, the side is drawn.
+    Pairs of which the judge was unsure stay unasked.
+    """
+    truth, generator = true_progress(store), np.random.default_rng([seed, 2])
+    gap = np.array([truth(a) - truth(b) for a, b in zip(preferences.a, preferences.b, strict=True)])
+    better, differ = gap > 0, gap != 0
+    right = np.where(better, preferences.p_a, 1 - preferences.p_a)
+    right[differ] = generator.permutation(right[differ])
+    right[~differ] = np.where(generator.random((~differ).sum()) < 0.5, right[~differ], 1 - right[~differ])
+    p_a = np.where(better, right, 1 - right).astype(np.float32)
+    return replace(preferences, p_a=p_a, snapshot=f"{preferences.snapshot} scattered", by=())
 
 
 def rewarded(job: Job, arm: Arm, store: Store, preferences: Preferences) -> tuple[np.ndarray, np.ndarray]:
