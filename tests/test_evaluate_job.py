@@ -253,7 +253,7 @@ def test_normalised_scores_have_their_references(cartpole: Task) -> None:
     assert reference(cartpole) is None
     own = reference(replace(cartpole, reference={"random": -2000.0, "expert": 0.0}))
     assert own is not None
-    assert own.score(-500) == pytest.approx(75)
+    assert own.score(-500.0) == pytest.approx(75)
     # Hammer-human of D4RL: 1.8 for a mean return of -39.6, by hand.
     hammer = replace(cartpole, horizon=200, physics=replace(cartpole.physics, name="AdroitHandHammer-v1"))
     published = reference(hammer)

@@ -28,6 +28,7 @@ def test_definitions_are_those_of_rliable(scores: tuple[np.ndarray, np.ndarray])
     assert aggregate.probability_of_improvement(a, a) == pytest.approx(0.5)
 
 
+@pytest.mark.slow
 def test_bootstrap_intervals_and_profiles_are_those_of_rliable(scores: tuple[np.ndarray, np.ndarray]) -> None:
     """Both draw at random: the ends agree within the error of a thousand draws."""
     library, metrics = pytest.importorskip("rliable.library"), pytest.importorskip("rliable.metrics")

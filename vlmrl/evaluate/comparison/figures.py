@@ -94,7 +94,7 @@ def profiles(bands: Sequence[tuple[str, Float[np.ndarray, "runs tasks"], str]]) 
         return ""
     thresholds = np.linspace(0, 1, 101)
     plot = Plot(x=(0.0, 1.0), y=(0.0, 1.0), label="share of runs above each success rate", height=200)
-    plot.y_labels = plot.x_labels = [(0.0, "0 %"), (0.5, "50 %"), (1.0, "100 %")]
+    plot.y_labels = plot.x_labels = [(x, f"{100 * x:.0f}\N{NO-BREAK SPACE}%") for x in (0.0, 0.5, 1.0)]
     plot.grid(x=[0.5], y=[0.0, 0.5, 1.0])
     for _, scores, ink in bands:
         middle, low, high = profile_band(scores, thresholds)
