@@ -9,8 +9,8 @@ last one, and no remedy is told the share of wrong answers.
 
 STORE is that of a run of the main job (`vlmrl run out=runs/demo` leaves runs/demo/store). Labels: 0, 10, 25, 40 (per
 cent wrong), seen, zeroshot (checkpoints of the judge), and like-seen, like-zeroshot (the same answers with their errors
-moved to other pairs at random). Resumable: what is in the output folder is not run again. About 3 minutes a seed and arm
-on one core.
+moved to other pairs at random). Resumable: what is in the output folder is not run again. About 3 minutes a seed and
+arm on one core.
 """
 
 import os
@@ -162,7 +162,8 @@ def labelled(job: Job, store: Store) -> Preferences:
     if source in JUDGES:
         labeler = asdict(judge.Config(checkpoint=source)) | {"name": "judge"}
     else:
-        labeler = asdict(scripted.Config(error_rate=int(source) / 100, equal=0.05, seed=job.seed)) | {"name": "scripted"}
+        teacher = scripted.Config(error_rate=int(source) / 100, equal=0.05, seed=job.seed)
+        labeler = asdict(teacher) | {"name": "scripted"}
     folder = Path(job.out) / "ledgers"
     folder.mkdir(parents=True, exist_ok=True)
     preferences = annotate(
