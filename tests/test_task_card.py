@@ -56,4 +56,4 @@ def test_show_prints_the_card_with_the_question_a_model_is_asked(
 
 def test_an_unknown_start_of_a_name_lists_the_tasks() -> None:
     done = CliRunner().invoke(app, ["task", "sheet", "bicycle"])
-    assert "no task starts with 'bicycle'; have: cartpole, drawer_open" in str(done.exception)
+    assert "no task starts with 'bicycle'; have: adroit_door, " in str(done.exception)

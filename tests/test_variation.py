@@ -427,13 +427,13 @@ def test_a_restored_state_continues_exactly_and_looks_the_same(name: str) -> Non
     with _opened(task) as env, _opened(task) as other:
         env.reset(seed=3)
         _run(env, _actions(env, 12, seed=1))
-        state, picture, seen = env.sim_state(), env.frame(), env._observation()["state"]
+        state, picture, seen = env.sim_state(), env.frame(), env.observe()["state"]
         video, actions = env.frame("video"), _actions(env, 15, seed=2)
         onward = _run(env, actions)
         for again in (other, env):
             again.set_sim_state(state)
             np.testing.assert_array_equal(again.sim_state(), state)
-            np.testing.assert_array_equal(again._observation()["state"], seen)
+            np.testing.assert_array_equal(again.observe()["state"], seen)
             np.testing.assert_array_equal(again.frame(), picture)
             np.testing.assert_array_equal(again.frame("video"), video)
             np.testing.assert_array_equal(_run(again, actions), onward)

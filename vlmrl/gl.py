@@ -43,11 +43,15 @@ with mujoco.Renderer(model, size, size) as renderer:
 def choose() -> str:
     """Set MUJOCO_GL to a back end that draws, unless the user has set it; call before mujoco is imported.
 
+    Mesa's software renderer is told to draw in the calling thread: its threads cost more than they bring at the size of
+    our pictures, and take the cores from processes that draw side by side.
+
     Raises:
         VlmrlError: if neither EGL nor OSMesa works, naming the packages to install.
     """
     chosen = os.environ.get("MUJOCO_GL", "").lower() or _cached() or _first_working()
     os.environ["MUJOCO_GL"] = chosen
+    os.environ.setdefault("LP_NUM_THREADS", "0")
     if chosen in BACKENDS:
         os.environ.setdefault("PYOPENGL_PLATFORM", chosen)
     return chosen

@@ -103,7 +103,8 @@ def pick_task(config: RunConfig) -> Task | None:
     if config.store is None:
         return load_task("drawer_open")
     recorded = set(Store.open(config.store).episodes.task)
-    return load_task(recorded.pop()) if len(recorded) == 1 and recorded <= set(task_names()) else None
+    known = len(recorded) == 1 and {name.partition("@")[0] for name in recorded} <= set(task_names())
+    return load_task(recorded.pop()) if known else None
 
 
 def fitting(config: RunConfig, store: Store, task: Task | None) -> RunConfig:

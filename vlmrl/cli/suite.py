@@ -75,6 +75,6 @@ def _judge(task: Task, config: SuiteConfig) -> tuple[str, str, Any]:
 
     conditions = suites.conditions(task, config.suite)
     name, lines = robustness.examine(conditions, config.judge, episodes=config.episodes, pairs=config.pairs)
-    n = f"n = {config.pairs} pairs of frames of {config.episodes} graded episodes, the same under every condition"
-    note = f"{n}; Wilson 95 %, which takes pairs of the same frames as independent"
+    n = f"{config.pairs} pairs of frames of {config.episodes} graded episodes, the same under every condition"
+    note = f"{n}; those whose true progress differs are counted; 95 % by resampling episodes"
     return name, f"{robustness.text(lines)}\n\n{note}", robustness.as_json(lines)

@@ -25,7 +25,7 @@ class Reference:
     expert: float
     source: str
 
-    def score(self, returns: float) -> float:
+    def score(self, returns: float | int) -> float:
         """The normalised score of a return."""
         return 100 * (returns - self.random) / (self.expert - self.random)
 
