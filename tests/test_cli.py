@@ -102,7 +102,7 @@ def test_a_choice_that_does_not_exist_is_named_with_the_choices() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("run", "task=drawr_open"), "unknown task 'drawr_open'; have: cartpole, drawer_open, drawer_open_paper"),
+        (("run", "task=drawr_open"), "unknown task 'drawr_open'; have: adroit_door,"),
         (("run", "learner=iqll"), "iqll"),
         (("train", "store=nowhere"), "nowhere"),
         (("label", "labeler=openai"), "label needs a store"),

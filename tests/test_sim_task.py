@@ -94,7 +94,7 @@ def test_the_documentation_s_example_works_as_printed(
 
 
 def test_an_unknown_task_lists_those_there_are(own: Path) -> None:
-    with pytest.raises(ConfigError, match=r"unknown task 'drawer'; have: cartpole, drawer_open, .*wave"):
+    with pytest.raises(ConfigError, match=r"unknown task 'drawer'; have: .*cartpole, .*drawer_open, .*wave"):
         load_task("drawer")
 
 

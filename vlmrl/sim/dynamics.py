@@ -113,7 +113,12 @@ def _lazy(module: str) -> Callable[[], Family]:
     return lambda: cast("Family", import_module(f"vlmrl.sim.tasks.{module}"))
 
 
-FAMILIES: Mapping[str, Callable[[], Family]] = {"cartpole": _lazy("cartpole"), "metaworld": _lazy("metaworld")}
+FAMILIES: Mapping[str, Callable[[], Family]] = {
+    "cartpole": _lazy("cartpole"),
+    "gymnasium": _lazy("gym_id"),
+    "metaworld": _lazy("metaworld"),
+    "robosuite": _lazy("robosuite"),
+}
 
 
 def family(task: Task) -> Family:

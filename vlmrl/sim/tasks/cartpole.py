@@ -1,23 +1,34 @@
 """Cart-pole as in RL-VLM-F's `envs/cartpole.py`: continuous force, no early end, the pole stops at 30 degrees.
 
-One difference: there, a pole or cart at its stop keeps gathering speed; here the stop takes the speed away.
+One difference: there, a pole or cart at its stop keeps gathering speed; here the stop takes the speed away, unless the
+task says `windup`.
 """
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import mujoco
 import numpy as np
 from jaxtyping import Float32, Float64
 
+from vlmrl.content import find
 from vlmrl.errors import ConfigError
-from vlmrl.sim.task import Task
+from vlmrl.sim.task import Task, parsed
 
 _STOPS = np.array([0.8 * 2.4, math.radians(30)])
 """Of the cart (m) and the pole (rad)."""
 
 _GAINS = np.array([0.857, 1.049, 6.95, 1.671])
 """Linear-quadratic regulator at 50 Hz, state cost diag(1, 0.1, 10, 0.1), action cost 1 (one is 10 N)."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a task may say about its cart-pole."""
+
+    windup: bool = False
+    """Whether speed goes on growing at a stop, as in RL-VLM-F."""
 
 
 class CartPole:
@@ -30,12 +41,13 @@ class CartPole:
     state_units = ("m", "m/s", "rad", "rad/s")
 
     def __init__(self, task: Task) -> None:
-        path = task.folder / "scene.xml"
+        path = (find("tasks", task.physics.name) if task.physics.name else task.folder) / "scene.xml"
         if not path.is_file():
             raise ConfigError(f"task {task.name!r}: {path} is missing")
         self.model = mujoco.MjModel.from_xml_path(str(path))
         self.data = mujoco.MjData(self.model)
         self._spread = task.resets.spread
+        self._windup = parsed(Options, task).windup
         self.high = np.array([_STOPS[0], 100, _STOPS[1], 100], np.float32)
         self.low = -self.high
 
@@ -51,7 +63,8 @@ class CartPole:
         self.data.ctrl[:] = action
         mujoco.mj_step(self.model, self.data)
         outside = np.abs(self.data.qpos) >= _STOPS
-        self.data.qvel[outside & (self.data.qpos * self.data.qvel > 0)] = 0
+        if not self._windup:
+            self.data.qvel[outside & (self.data.qpos * self.data.qvel > 0)] = 0
         self.data.qpos[:] = np.clip(self.data.qpos, -_STOPS, _STOPS)
         mujoco.mj_forward(self.model, self.data)
         return -abs(math.degrees(self.data.qpos[1]))

@@ -2,10 +2,13 @@
 
 Differences from the stock environment: a seed decides the start whatever happened before; the first observation shows
 the object where it is (stock, it shows the previous episode's); an episode is reset once, not twice.
+
+What `physics.options` says: `Options`.
 """
 
 import warnings
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import mujoco
@@ -13,13 +16,30 @@ import numpy as np
 from jaxtyping import Float32, Float64
 
 from vlmrl.errors import ConfigError, unknown
-from vlmrl.sim.task import Task
+from vlmrl.sim.task import Task, Vector, parsed
 
 _HAND = ("hand_x", "hand_y", "hand_z", "gripper")
 _OBJECT = tuple(f"object{i}_{k}" for i in (1, 2) for k in ("x", "y", "z", "qw", "qx", "qy", "qz"))
 _NOW = _HAND + _OBJECT
+_KNOWN = ("object", "second", "target")
 _REMEMBERED = ("_target_pos", "init_tcp", "obj_init_pos", "_handle_init_pos", "_lever_pos_init", "stick_init_pos")
 """Vectors of three by which the environments' rewards know their reset; each has some of them."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a task may say about its Meta-World environment."""
+
+    goal: bool = False
+    """Whether the state tells where the goal is; Meta-World hides it in its partially observable tasks."""
+    moves: str = ""
+    """What must get somewhere: `object`, `second`, a site or a body; empty: as Meta-World's `obj_to_target` has it."""
+    to: str = "target"
+    """Where to: `target` (the environment's own), a site or a body."""
+    done: float = 0.0
+    """Distance at which it has arrived, m."""
+    paint: Mapping[str, Vector] = field(default_factory=dict[str, Vector])
+    """Red, green and blue, 0 to 1, of bodies that are to look otherwise than stock."""
 
 
 class Sawyer:
@@ -28,11 +48,12 @@ class Sawyer:
     action_names = ("hand_dx", "hand_dy", "hand_dz", "gripper")
     action_units = ("0.01 m", "0.01 m", "0.01 m", "1")
     state_names = (*_NOW, *(f"{n}_before" for n in _NOW), "goal_x", "goal_y", "goal_z")
-    """Meta-World's own 39 numbers; the goal is zero as in its partially observable tasks."""
+    """Meta-World's own 39 numbers; the goal is zero where the task does not show it."""
     state_units = (*(2 * (*3 * ("m",), "1", *2 * (*3 * ("m",), *4 * ("1",)))), *3 * ("m",))
 
     def __init__(self, task: Task) -> None:
         self._env = _environment(task.physics.name)
+        self._options = parsed(Options, task)
         # Beyond its 500 steps the stock environment raises; the horizon is the task's.
         self._env.max_path_length = 2**31
         self._object = np.asarray(task.resets.object, np.float64) if task.resets.object else None
@@ -46,6 +67,12 @@ class Sawyer:
         self.to_target = 0.0
         """Meta-World's distance of the object from its target, in metres; some tasks report 0."""
         self._success, self._start = False, 0.0
+        _paint(self.model, self._options.paint)
+        self._sites = {self.model.site(i).name: i for i in range(self.model.nsite)}
+        places = {*_KNOWN, *self._sites, *_bodies(self.model)}
+        for name in {self._options.moves or _KNOWN[0], self._options.to} - places:
+            raise unknown("site or body", name, places)
+        self._marker = _marker(self.model, self._sites) if task.render.sites else None
         # `memory` has its full length from the start, so that a state can be set before the first episode.
         self._moved = np.flatnonzero(self.model.body_parentid == 0)
         self.reset(np.random.default_rng(0))
@@ -67,7 +94,8 @@ class Sawyer:
         env._prev_obs = now
         self._state = self._clipped(np.hstack((now, now, np.zeros(3))))
         self._told(env.evaluate_state(self._state, np.zeros(4, np.float32))[1])
-        self._start = self.to_target
+        self._start = self._distance()
+        self._mark()
 
     def step(self, action: Float32[np.ndarray, " A"]) -> float:
         """Move the hand; the reward is Meta-World's dense one, unscaled."""
@@ -76,9 +104,10 @@ class Sawyer:
         return float(reward)
 
     def signals(self) -> Mapping[str, float]:
-        """Meta-World's own success, and the object's way to its target (m; 1 at the target, 0 where it started)."""
-        travelled = 1 - self.to_target / self._start if self._start > 0 else 0.0
-        return {"success": float(self._success), "to_target": self.to_target, "travelled": travelled}
+        """Meta-World's own success, the distance still to go (m), and the share of the way that is done."""
+        distance, way = self._distance(), self._start - self._options.done
+        travelled = (self._start - distance) / way if abs(way) > 1e-6 else 0.0
+        return {"success": float(self._success), "to_target": distance, "travelled": travelled}
 
     @property
     def target(self) -> Float64[np.ndarray, "3"]:
@@ -92,7 +121,10 @@ class Sawyer:
 
     def observe(self) -> Float32[np.ndarray, " D"]:
         """Hand and object, now and one step before."""
-        return np.clip(self._state.astype(np.float32), self.low, self.high)
+        state = self._state.astype(np.float32)
+        if self._options.goal:
+            state[36:] = self.target
+        return np.clip(state, self.low, self.high)
 
     def memory(self) -> Float64[np.ndarray, " M"]:
         """Where the reset put things, and the stacked observation."""
@@ -112,6 +144,21 @@ class Sawyer:
         self.model.body_pos[self._moved] = memory[size + 60 :].reshape(-1, 3)
         env.curr_path_length = 0
         env._did_see_sim_exception = False
+        self._mark()
+
+    def _mark(self) -> None:
+        if self._marker is not None:
+            self.model.site_pos[self._marker] = self.target
+
+    def _distance(self) -> float:
+        moves, to = self._options.moves, self._options.to
+        return float(np.linalg.norm(self._place(moves) - self._place(to))) if moves else self.to_target
+
+    def _place(self, name: str) -> Float64[np.ndarray, "3"]:
+        """Where an object, the target, a site or a body is, m."""
+        if name in _KNOWN:
+            return dict(zip(_KNOWN, (*self.objects, self.target), strict=True))[name]
+        return self.data.site_xpos[self._sites[name]] if name in self._sites else self.data.body(name).xpos
 
     def _told(self, info: Mapping[str, Any]) -> None:
         self.to_target, self._success = float(info["obj_to_target"]), bool(info["success"])
@@ -164,6 +211,32 @@ def _environment(name: str) -> Any:
     env: Any = ALL_V3_ENVIRONMENTS[name]()
     env._set_task_called = True
     return env
+
+
+def _bodies(model: mujoco.MjModel) -> set[str]:
+    return {model.body(i).name for i in range(model.nbody)} - {""}
+
+
+def _paint(model: mujoco.MjModel, paint: Mapping[str, Vector]) -> None:
+    for name, colour in paint.items():
+        if name not in (bodies := _bodies(model)):
+            raise unknown("body to paint", name, bodies)
+        if len(colour) != 3:
+            raise ConfigError(f"paint: {name}: red, green and blue wanted, found {list(colour)}")
+        parts = {model.body(name).id}
+        for child in range(model.nbody):
+            if int(model.body_parentid[child]) in parts:
+                parts.add(child)
+        geoms = np.flatnonzero(np.isin(model.geom_bodyid, list(parts)))
+        model.geom_matid[geoms], model.geom_rgba[geoms] = -1, (*colour, 1.0)
+
+
+def _marker(model: mujoco.MjModel, sites: Mapping[str, int]) -> int:
+    """Leave visible nothing but the mark of the goal; return which site it is."""
+    if "goal" not in sites or model.site_bodyid[sites["goal"]] != 0:
+        raise ConfigError("render.sites: this Meta-World environment has no mark for its goal")
+    model.site_rgba[[i for name, i in sites.items() if name != "goal"], 3] = 0
+    return sites["goal"]
 
 
 def _bounds(env: Any) -> tuple[Float32[np.ndarray, "39"], Float32[np.ndarray, "39"]]:
