@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -16,8 +17,9 @@ import yaml
 from vlmrl import config as configuration
 from vlmrl.cli import collect as command
 from vlmrl.cli import help, jobs
+from vlmrl.cli.given import pairs
 from vlmrl.errors import ConfigError, DataError
-from vlmrl.evaluate import collect, replay
+from vlmrl.evaluate import collect, online, replay
 from vlmrl.evaluate.behaviour import GradedPolicy
 from vlmrl.evaluate.collect import Config
 from vlmrl.nn import Actor, Normaliser
@@ -27,6 +29,7 @@ from vlmrl.sim.dynamics import Diverged
 from vlmrl.sim.tasks.cartpole import CartPole
 from vlmrl.store import Store
 
+PRINTED = re.compile(r"^ *vlmrl data (collect|learn) (.*?)(?:  .*)?$", re.MULTILINE)
 SHORT = Config(episodes=45, steps=3, noise=(0.0, 0.5, 1.0), picture_every=2)
 """Three batches."""
 
@@ -55,7 +58,7 @@ def saved_policy(folder: Path, *, bias: float) -> Path:
 # The same store whoever collects it
 
 
-@pytest.mark.parametrize("workers", [2, 3])
+@pytest.mark.parametrize("workers", [pytest.param(2, marks=pytest.mark.slow), 3])
 def test_the_store_does_not_depend_on_the_number_of_workers(
     cartpole: Task, whole: Store, tmp_path: Path, workers: int
 ) -> None:
@@ -404,6 +407,23 @@ def test_every_mix_holds_only_what_differs_and_serves_the_main_job_too(mix: str)
     jobs.register()
     composed = configuration.compose("run", [f"collect={mix}", "collect.seed=7"])["collect"]
     assert configuration.build(Config, composed, where="collect") == dataclasses.replace(config, seed=7)
+
+
+def printed() -> list[tuple[str, str]]:
+    root = Path(__file__).resolve().parent.parent
+    texts = [*(f.read_text() for f in (root / "docs").glob("*.md")), command.COLLECT, command.LEARN]
+    return sorted({found for text in texts for found in PRINTED.findall(text)})
+
+
+@pytest.mark.parametrize(("name", "rest"), printed())
+def test_every_setting_of_a_printed_command_exists(name: str, rest: str) -> None:
+    settings = pairs([word for word in rest.split() if "=" in word])
+    if name == "collect":
+        where, content = command.split(command.Where, settings, others=Config)
+        assert configuration.fill(Config, command.mixture(where.mix) | command.lists(content), where="collect")
+    else:
+        _, content = command.split(online.Config, settings, others=online.sac.Config)
+        assert configuration.fill(online.sac.Config, command.lists(content, "hidden"), where="learn")
 
 
 def test_mixes_of_the_working_folder_come_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

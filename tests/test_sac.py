@@ -126,7 +126,7 @@ def test_the_best_action_of_a_bandit_is_found() -> None:
     config = sac.Config(hidden=(32, 32), lr=3e-3, temperature=0.05, target_entropy=-3.0)
     state = sac.init(config, transitions, generator=torch.Generator().manual_seed(0))
     batches = sac.batches(config, transitions, generator=generator)
-    for _ in range(500):
+    for _ in range(300):
         sac.update(config, state, next(batches))
     action = sac.policy(state).act(torch.from_numpy(transitions.obs[:200])).mean().item()
     assert action == pytest.approx(0.5, abs=0.12)

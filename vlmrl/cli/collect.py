@@ -42,14 +42,14 @@ COLLECT = """
   vlmrl data collect task=drawer_open mix=quick out=runs/quick         a small mixed set, to try things on
   vlmrl data collect task=cartpole policy=random episodes=1000 out=runs/random
   vlmrl data collect task=drawer_open noise=[0,0.3,0.6] out=runs/graded   an expert's actions, 0, 30, 60 % replaced
-  vlmrl data collect task=cartpole mix=medium policy=runs/sac/step002000 out=runs/medium
-  vlmrl data collect task=cartpole policy=[random,runs/sac/step002000,runs/sac/step010000] noise=[0.01] out=runs/mixed
+  vlmrl data collect task=cartpole mix=medium policy=runs/sac/step001500 out=runs/medium
+  vlmrl data collect task=cartpole policy=[random,runs/sac/step001500,runs/sac/step003000] noise=[0.01] out=runs/mixed
   vlmrl data collect task=cartpole policy=replay source=runs/graded out=runs/again
 Run the same command again to go on where it was cut, or with more episodes to extend."""
 
 LEARN = """
   vlmrl data learn task=cartpole out=runs/sac
-  vlmrl data learn task=cartpole steps=50000 every=10000 seed=1 out=runs/sac1
+  vlmrl data learn task=cartpole steps=50000 every=5000 seed=1 out=runs/sac1
   vlmrl data learn task=cartpole lr=5e-4 hidden=[1024,1024] batch=1024 out=runs/sac-wide
 Each checkpoint OUT/stepNNNNNN is a saved policy: vlmrl evaluate policy=OUT/stepNNNNNN task=cartpole"""
 
@@ -63,9 +63,9 @@ def collect(arguments: Sequence[str]) -> None:
         print(help.of_command("vlmrl data collect [KEY=VALUE ...]", first, COLLECT, configs, more=mixes))
         return
     content = pairs(arguments)
-    where, content = _split(Where, content, others=collection.Config)
+    where, content = split(Where, content, others=collection.Config)
     _named(where.task, where.out, "collect")
-    config = configuration.fill(collection.Config, mixture(where.mix) | _lists(content), where="collect")
+    config = configuration.fill(collection.Config, mixture(where.mix) | lists(content), where="collect")
     task, start = load_task(where.task), time.perf_counter()
     with progress_bar() as progress:
         store = collection.fill(Path(where.out), task, config, workers=where.workers, progress=progress)
@@ -79,9 +79,9 @@ def learn(arguments: Sequence[str]) -> None:
         configs = (online.Config, online.sac.Config)
         print(help.of_command("vlmrl data learn [KEY=VALUE ...]", first, LEARN, configs))
         return
-    config, content = _split(online.Config, pairs(arguments), others=online.sac.Config)
+    config, content = split(online.Config, pairs(arguments), others=online.sac.Config)
     _named(config.task, config.out, "learn")
-    learner = configuration.fill(online.sac.Config, _lists(content, "hidden"), where="learn")
+    learner = configuration.fill(online.sac.Config, lists(content, "hidden"), where="learn")
     found = online.learn(config, learner)
     typer.echo("\n".join(f"{point.folder}: return {point.mean:.1f}, success {point.success:.0%}" for point in found))
 
@@ -130,7 +130,7 @@ def progress_bar() -> Generator[Callable[[int, int], None]]:
         yield progress
 
 
-def _split(cls: type[T], content: Mapping[str, Any], *, others: type) -> tuple[T, dict[str, Any]]:
+def split(cls: type[T], content: Mapping[str, Any], *, others: type) -> tuple[T, dict[str, Any]]:
     """The settings that are `cls`'s, and the rest, which must be those of `others`."""
     own, rest = ([field.name for field in fields(c)] for c in (cls, others))  # type: ignore[arg-type]
     if wrong := [key for key in content if key not in (*own, *rest)]:
@@ -146,7 +146,7 @@ def _named(task: str, out: str, command: str) -> None:
         raise ConfigError(f"where to? vlmrl data {command} task={task} out=FOLDER")
 
 
-def _lists(content: Mapping[str, Any], *names: str) -> dict[str, Any]:
+def lists(content: Mapping[str, Any], *names: str) -> dict[str, Any]:
     """A single value where a list may stand is a list of one."""
     wanted = names or ("noise", "cameras")
     return {key: [value] if key in wanted and isinstance(value, str) else value for key, value in content.items()}
