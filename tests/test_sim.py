@@ -306,7 +306,7 @@ def test_a_control_rate_that_the_scene_does_not_have_is_refused() -> None:
 
 def test_unknown_physics_and_environments_list_what_exists() -> None:
     task = load_task("cartpole")
-    with pytest.raises(ConfigError, match="unknown physics family 'bullet'; have: cartpole, .*metaworld"):
+    with pytest.raises(ConfigError, match=r"unknown physics family 'bullet'; have: cartpole, .*metaworld"):
         make(replace(task, physics=replace(task.physics, family="bullet")))
     pytest.importorskip("metaworld", reason="extra 'sims' is not installed")
     with pytest.raises(ConfigError, match=r"unknown Meta-World environment 'drawer'; have: .*drawer-open-v3"):

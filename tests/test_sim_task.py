@@ -51,7 +51,11 @@ def test_a_folder_of_one_s_own_hides_the_packaged_task(own: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("horizon: 10", "horizon: 10\nhorizont: 3", r"unknown key 'horizont'; have: baseline, camera, cameras, .*horizon"),
+        (
+            "horizon: 10",
+            "horizon: 10\nhorizont: 3",
+            r"unknown key 'horizont'; have: baseline, camera, cameras, .*horizon",
+        ),
         ("horizon: 10", "horizon: ten", r"horizon: int wanted, found 'ten'"),
         ("horizon: 10", "horizon: true", r"horizon: int wanted, found True"),
         ("horizon: 10", "horizon: 0", r"must be positive"),
@@ -64,7 +68,11 @@ def test_a_folder_of_one_s_own_hides_the_packaged_task(own: Path) -> None:
         ("joint_within", "joint_inside", r"unknown predicate 'joint_inside'; have: joint_beyond, joint_within"),
         ("hinge, limit: 0.1", "hinge, value: 0.1", r"joint_within takes joint, limit; found joint, value"),
         ("hinge, limit: 1}", "hinge, limit: wide}", r"limit: float wanted, found 'wide'"),
-        ("{family: cartpole}", "{family: cartpole, engine: 3}", r"physics: unknown key 'engine'; have: family, name, options"),
+        (
+            "{family: cartpole}",
+            "{family: cartpole, engine: 3}",
+            r"physics: unknown key 'engine'; have: family, name, options",
+        ),
         ("{family: cartpole}", "cartpole", r"physics: Physics wanted, found 'cartpole'"),
         ("  video:", "  film:", r"unknown camera 'video'; have: film, judge"),
         ("instruction: to wave", "instruction: to wave\nname: x", r"keys 'name' and 'folder' follow"),

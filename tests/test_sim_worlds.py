@@ -160,17 +160,16 @@ def test_state_tells_the_goal_only_where_the_task_says_so() -> None:
 
 
 def test_the_mark_stands_at_the_goal_and_nothing_else_is_marked() -> None:
-    with _made(load_task("metaworld/push-v3")) as env:
-        plain = replace(env.task, render=replace(env.task.render, sites=False))
+    task = load_task("metaworld/push-v3")
+    with _made(task) as env, _made(replace(task, render=replace(task.render, sites=False))) as plain:
         places = []
         for seed in range(2):
             env.reset(seed=seed)
-            with _made(plain) as other:
-                other.reset(seed=seed)
-                rows, columns = np.nonzero((env.frame() != other.frame()).any(axis=-1))
+            plain.reset(seed=seed)
+            rows, columns = np.nonzero((env.frame() != plain.frame()).any(axis=-1))
             assert 4 < len(rows) < 400
-            places.append((rows.mean(), columns.mean()))
             assert np.ptp(rows) < 25
+            places.append((rows.mean(), columns.mean()))
         assert np.abs(np.subtract(*places)).max() > 3
         np.testing.assert_allclose(env.data.site("goal").xpos, env._dynamics.target)
 
@@ -344,12 +343,12 @@ def test_a_state_that_cannot_be_put_back_is_refused() -> None:
 
 
 def test_choices_share_the_range_of_the_action() -> None:
-    from vlmrl.sim.tasks.gym_id import _actions
+    from vlmrl.sim.tasks.gym_spaces import actions
 
-    act = _actions(spaces.Discrete(3, start=1), "x")
+    act = actions(spaces.Discrete(3, start=1), "x")
     assert [act(np.array([a], np.float32)) for a in (-1, -0.4, -0.3, 0.3, 0.4, 1)] == [1, 1, 2, 2, 3, 3]
     with pytest.raises(ConfigError, match="bounded Box or Discrete wanted, found Box"):
-        _actions(spaces.Box(-np.inf, np.inf, (2,)), "x")
+        actions(spaces.Box(-np.inf, np.inf, (2,)), "x")
 
 
 def test_missing_packages_and_wrong_arguments_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -394,7 +393,9 @@ def test_classic_control_needs_only_its_id(name: str) -> None:
 
 
 @pytest.mark.parametrize("episodes", [(0, 8, 11, 24), pytest.param(tuple(range(25)), marks=pytest.mark.slow)])
-def test_people_s_door_demonstrations_replay_as_they_were_recorded(shared_data: Path, episodes: tuple[int, ...]) -> None:
+def test_people_s_door_demonstrations_replay_as_they_were_recorded(
+    shared_data: Path, episodes: tuple[int, ...]
+) -> None:
     """The recordings reach 1.35 rad in eight of 25 themselves; all of them open the door by more than a radian."""
     demos = np.load(shared_data / "adroit_door_human" / "demos.npz")
     starts = [0, *demos["episode_ends"][:-1]]

@@ -4,9 +4,12 @@ An episode goes on to the task's horizon: the environment's time limit is taken 
 scene stands still from then on, pays nothing, and its signal `terminated` stays 1.
 """
 
+import contextlib
+import io
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from importlib import import_module
 from typing import Any
 
 import gymnasium
@@ -19,6 +22,7 @@ from PIL import Image
 from vlmrl.errors import ConfigError, DataError, unknown
 from vlmrl.sim.dynamics import Expert
 from vlmrl.sim.task import Task, parsed
+from vlmrl.sim.tasks.gym_spaces import actions, numbers, scalars, to_goal
 from vlmrl.sim.tasks.gym_state import Attributes, Late, Moved
 
 _PROBES = 4
@@ -44,9 +48,9 @@ class Gym:
         self._inner = inner
         self.model, self.data = _scene(inner)
         self.control_hz = _rate(inner)
-        self._act = _actions(env.action_space, task.physics.name)
+        self._act = actions(env.action_space, task.physics.name)
         self.action_names, self.action_units = self._act.names, self._act.units
-        self.state_names, self.low, self.high = _numbers(env.observation_space, task.physics.name)
+        self.state_names, self.low, self.high = numbers(env.observation_space, task.physics.name)
         self.state_units = ("1",) * len(self.state_names)
         for name in {n for chosen in self._chosen.values() for n in chosen} - set(self.state_names):
             raise unknown("number of the state", name, self.state_names)
@@ -60,7 +64,7 @@ class Gym:
         """Start an episode with a seed drawn from the generator."""
         observation, info = self._env.reset(seed=int(generator.integers(2**31)))
         self._done = False
-        self._told = dict.fromkeys(self._told, 0.0) | {k: v for k, v in _scalars(info).items() if k in self._told}
+        self._told = dict.fromkeys(self._told, 0.0) | {k: v for k, v in scalars(info).items() if k in self._told}
         self._see(observation)
         # Gymnasium-Robotics places the goal's mark only when it draws.
         getattr(self._inner, "_render_callback", int)()
@@ -72,7 +76,7 @@ class Gym:
         self._late.put_back()
         observation, reward, terminated, _, info = self._env.step(self._act(action))
         self._done = bool(terminated)
-        self._told |= {k: v for k, v in _scalars(info).items() if k in self._told}
+        self._told |= {k: v for k, v in scalars(info).items() if k in self._told}
         self._see(observation)
         return float(np.asarray(reward).item())
 
@@ -87,7 +91,7 @@ class Gym:
             name: values[chosen[0]] if len(chosen) == 1 else float(np.linalg.norm([values[c] for c in chosen]))
             for name, chosen in self._chosen.items()
         }
-        return {**self._told, **_to_goal(values), **own, "terminated": float(self._done)}
+        return {**self._told, **to_goal(values), **own, "terminated": float(self._done)}
 
     def memory(self) -> Float64[np.ndarray, " M"]:
         """What resets moved in the model, the environment's own numbers, and what it said last."""
@@ -120,7 +124,7 @@ class Gym:
             moved.notice(self.model)
             attributes.notice(self._inner)
             info = self._env.step(self._act(zero))[4]
-            self._told |= dict.fromkeys(_scalars(info), 0.0)
+            self._told |= dict.fromkeys(scalars(info), 0.0)
             attributes.notice(self._inner)
         self.reset(generator)
         return moved, attributes
@@ -195,7 +199,8 @@ def build_expert(task: Task) -> Expert:
 
 
 def _make(name: str, arguments: Mapping[str, Any]) -> "gymnasium.Env[Any, Any]":
-    _register_robotics()
+    if name.partition(":")[2] == "" and name not in gymnasium.registry:
+        _register_robotics()
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*is out of date.*")
@@ -217,11 +222,9 @@ def _missing(name: str, error: Exception) -> ConfigError:
 
 def _register_robotics() -> None:
     """Adroit, Fetch and others, if they are installed."""
-    try:
-        import gymnasium_robotics  # pyright: ignore[reportMissingTypeStubs]
-    except ModuleNotFoundError:
-        return
-    gymnasium.register_envs(gymnasium_robotics)
+    # Its first import prints that the dense rewards of Adroit differ from those before its version 1.2.1.
+    with contextlib.redirect_stderr(io.StringIO()), contextlib.suppress(ModuleNotFoundError):
+        gymnasium.register_envs(import_module("gymnasium_robotics"))
 
 
 def _scene(inner: Any) -> tuple[mujoco.MjModel, mujoco.MjData]:
@@ -235,73 +238,3 @@ def _rate(inner: Any) -> float:
     """Control steps a second of simulated time, or else as it asks to be shown."""
     dt = getattr(inner, "dt", None) if isinstance(getattr(inner, "model", None), mujoco.MjModel) else None
     return 1 / float(dt) if dt else float(inner.metadata.get("render_fps", 1))
-
-
-@dataclass(frozen=True)
-class _Actions:
-    """From [-1, 1] to the environment's own actions."""
-
-    space: "spaces.Box | spaces.Discrete"
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """One name a number."""
-        if isinstance(self.space, spaces.Discrete):
-            return ("choice",)
-        return tuple(f"action_{i}" for i in range(int(np.prod(self.space.shape))))
-
-    @property
-    def units(self) -> tuple[str, ...]:
-        """What 1 stands for."""
-        if isinstance(self.space, spaces.Discrete):
-            return (f"choice {int(self.space.start) + int(self.space.n) - 1}",)
-        return tuple(f"{high:g}" for high in self.space.high.ravel())
-
-    def __call__(self, action: Float32[np.ndarray, " A"]) -> Any:
-        """The environment's action; the range is cut evenly among choices."""
-        space = self.space
-        if isinstance(space, spaces.Discrete):
-            return int(space.start) + min(int((float(action[0]) + 1) / 2 * int(space.n)), int(space.n) - 1)
-        middle, half = (space.high + space.low) / 2, (space.high - space.low) / 2
-        return (middle + half * action.reshape(space.shape)).astype(space.dtype)
-
-
-def _actions(space: "spaces.Space[Any]", name: str) -> _Actions:
-    finite = isinstance(space, spaces.Box) and bool(np.isfinite([space.low, space.high]).all())
-    if not (finite or isinstance(space, spaces.Discrete)):
-        raise ConfigError(f"Gymnasium environment {name!r}: actions in a bounded Box or Discrete wanted, found {space}")
-    return _Actions(space)  # pyright: ignore[reportArgumentType]
-
-
-def _numbers(
-    space: "spaces.Space[Any]", name: str
-) -> tuple[tuple[str, ...], Float32[np.ndarray, " D"], Float32[np.ndarray, " D"]]:
-    """Names and bounds of the flattened observation: `obs_0`, or `<key>_0` in a dictionary."""
-    if isinstance(space, spaces.Dict):
-        parts = [(f"{key}_", part) for key, part in space.spaces.items()]
-    else:
-        parts = [("obs_", space)]
-    if not all(isinstance(part, spaces.Box) for _, part in parts):
-        raise ConfigError(f"Gymnasium environment {name!r}: observations of numbers (Box) wanted, found {space}")
-    names = tuple(f"{prefix}{i}" for prefix, part in parts for i in range(int(np.prod(part.shape or (1,)))))
-    limit = np.finfo(np.float32).max
-    low, high = (
-        np.clip(np.concatenate([np.ravel(getattr(part, side)) for _, part in parts]), -limit, limit)
-        for side in ("low", "high")
-    )
-    return names, low.astype(np.float32), high.astype(np.float32)
-
-
-def _scalars(info: Mapping[str, Any]) -> dict[str, float]:
-    single = {k: np.asarray(v) for k, v in info.items() if isinstance(v, (bool, int, float, np.generic, np.ndarray))}
-    return {k: float(v.item()) for k, v in single.items() if v.size == 1 and v.dtype.kind in "bif"}
-
-
-def _to_goal(values: Mapping[str, float]) -> dict[str, float]:
-    """Distance of what is reached from what is wanted, where an observation tells both."""
-    pairs: Sequence[tuple[float, float]] = [
-        (v, values[k.replace("achieved", "desired", 1)])
-        for k, v in values.items()
-        if k.startswith("achieved_goal_") and k.replace("achieved", "desired", 1) in values
-    ]
-    return {"to_goal": float(np.linalg.norm([a - b for a, b in pairs]))} if pairs else {}

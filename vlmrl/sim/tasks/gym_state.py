@@ -166,7 +166,9 @@ def _wind(generator: np.random.Generator | None, words: Float64[np.ndarray, " W"
     if generator is None or state is None or not words.any():
         return
     whole = [int(w) for w in words]
-    first, second = (sum(w << s for w, s in zip(part, (0, 32, 64, 96), strict=True)) for part in (whole[:4], whole[4:8]))
+    first, second = (
+        sum(w << s for w, s in zip(part, (0, 32, 64, 96), strict=True)) for part in (whole[:4], whole[4:8])
+    )
     state["state"] = {"state": first, "inc": second}
     state["has_uint32"], state["uinteger"] = whole[8], whole[9]
     generator.bit_generator.state = state

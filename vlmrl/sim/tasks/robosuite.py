@@ -9,6 +9,7 @@ import logging
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from importlib import import_module
 from typing import Any
 
 import mujoco
@@ -78,7 +79,7 @@ class Suite:
         return np.concatenate([np.ravel(observed[k]) for k in self._keys]).astype(np.float32)
 
     def signals(self) -> Mapping[str, float]:
-        """robosuite's own success, and how far its shaped reward has come (0 to 1)."""
+        """Its own success, and how far its shaped reward has come (0 to 1)."""
         return {"success": self._told[0], "staged": self._told[1]}
 
     def memory(self) -> Float64[np.ndarray, " M"]:
@@ -152,8 +153,7 @@ def _make(task: Task, options: Options) -> Any:
     try:
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
-            import robosuite  # pyright: ignore[reportMissingImports]
-
+            robosuite: Any = import_module("robosuite")
             have = robosuite.environments.ALL_ENVIRONMENTS
             if task.physics.name not in have:
                 raise unknown("robosuite environment", task.physics.name, have)
