@@ -72,7 +72,8 @@ def _columns(store: Store) -> list[str]:
         shapes = {tuple(e.columns[name]) for e in store.snapshot.manifest.parts if name in e.columns}
         width = " or ".join(str(s[0]) if s else "1" for s in sorted(shapes))
         about = store.attributes.get(name, {})
-        units = f" [{about['units']}]" if "units" in about else ""
+        given = about.get("units", [])
+        units = f" [{', '.join(dict.fromkeys([given] if isinstance(given, str) else given))}]" if given else ""
         lines.append(f"  {name:<16} {width:>4}   {_listed(about.get('names') or [])}{units}".rstrip())
     return lines
 
