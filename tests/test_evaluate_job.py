@@ -69,6 +69,18 @@ def test_processes_change_nothing(short: Task) -> None:
     assert here.episodes == elsewhere.episodes
 
 
+@pytest.mark.slow
+def test_contact_is_the_same_in_any_number_of_processes() -> None:
+    """The drawer: a last bit that differed in an action would grow into another episode."""
+    pytest.importorskip("metaworld")
+    task = load_task("drawer_open")
+    done = [
+        rollout(task, collect.GradedPolicy(task, (0.3,)), evaluation_seeds(4), batch=batch, workers=workers)
+        for batch, workers in ((1, 1), (3, 1), (4, 2))
+    ]
+    assert done[0].episodes == done[1].episodes == done[2].episodes
+
+
 def test_an_error_in_another_process_arrives_as_itself(short: Task) -> None:
     with (
         lanes(replace(short, hold=1), 2, workers=2) as pool,
