@@ -375,7 +375,9 @@ def test_pushes_act_a_fifth_of_the_time_and_leave_nothing_behind() -> None:
         assert not env.data.xfrc_applied.any()
 
 
-@pytest.mark.parametrize("key", [*FORCES, *ACTIONS])
+@pytest.mark.parametrize(
+    "key", ["mass_factor", *ACTIONS, *(pytest.param(k, marks=pytest.mark.slow) for k in ("friction_factor", "push_n"))]
+)
 def test_what_acts_changes_the_trajectory(key: str) -> None:
     name = "drawer_open" if key in ("friction_factor", "push_n") else "cartpole"
     ends = []
@@ -532,3 +534,53 @@ def test_a_suite_of_one_s_own_is_found_and_its_mistakes_are_told(
     assert suites.conditions(task, "mine")[1].label == "action_delay_steps 1 to 3"
     with pytest.raises(ConfigError, match=r"unknown suite 'yours'; have: camera_shift, .*mine"):
         suites.conditions(task, "yours")
+
+
+def test_the_command_lists_suites_and_refuses_what_it_cannot_test() -> None:
+    from vlmrl.cli.suite import main
+
+    listed = main(None)
+    assert all(name in listed for name in suites.suite_names())
+    for settings in (["suite=delay"], ["suite=delay", "policy=expert", "judge=seen"]):
+        with pytest.raises(ConfigError, match=r"either a policy .* or a judge"):
+            main(settings)
+    with pytest.raises(ConfigError, match="unknown setting 'sweet'; have: episodes, judge, out"):
+        main(["sweet=delay"])
+
+
+def test_the_command_writes_what_it_prints(tmp_path: "Path") -> None:
+    from vlmrl.cli.suite import main
+
+    out = tmp_path / "delay.json"
+    printed = main(["suite=delay", "task=cartpole", "policy=expert", "episodes=1", f"out={out}"])
+    content = json.loads(out.read_text())
+    assert content["conditions"][0]["condition"] == "nominal"
+    assert all(c["condition"] in printed for c in content["conditions"])
+
+
+def test_a_judge_s_interval_is_that_of_its_episodes_not_of_its_pairs() -> None:
+    from vlmrl.judge.robustness import Line
+
+    many = 400
+    episodes = np.repeat(np.arange(4)[:, None], many, axis=0).repeat(2, axis=1)
+    correct = episodes[:, 0] < 3
+    found = Line("x", 4 * many, correct, episodes).interval()
+    # Three good episodes and a bad one: what four episodes can tell, however many pairs they give.
+    assert found.estimate == 0.75
+    assert found.low <= 0.25
+    assert found.high == 1
+    sure = Line("x", 8, np.ones(8, np.bool_), episodes[:8]).interval()
+    assert (sure.low, sure.high) == (1, 1)
+
+
+@pytest.mark.slow
+def test_a_judge_is_asked_the_same_pairs_under_every_condition() -> None:
+    from vlmrl.judge.robustness import examine
+
+    pytest.importorskip("metaworld", reason="extra 'sims' is not installed")
+    found = suites.conditions(load_task("drawer_open"), "camera_shift")
+    name, lines = examine([found[0], found[0], found[-1]], "seen", episodes=4, pairs=100)
+    assert name.startswith("judge seen")
+    assert lines[0].asked == lines[1].asked == lines[2].asked > 0
+    np.testing.assert_array_equal(lines[0].correct, lines[1].correct)
+    assert lines[2].correct.mean() < lines[0].correct.mean()
