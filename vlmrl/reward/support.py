@@ -37,7 +37,8 @@ class Support(nn.Module):
         scale = covariance.diagonal(dim1=1, dim2=2).mean(1).clamp(min=1e-12)
         identity = torch.eye(features.shape[2])
         shrunk = 0.9 * covariance + 0.1 * scale[:, None, None] * identity
-        made.whitening = torch.linalg.inv(torch.linalg.cholesky(shrunk))
+        factor = torch.linalg.cholesky(shrunk)
+        made.whitening = torch.linalg.solve_triangular(factor, identity, upper=False)
         made.edge = made._distance(features).quantile(EDGE)
         return made
 
