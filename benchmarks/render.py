@@ -150,8 +150,7 @@ def _drawn(env: Any, model: Any, data: Any, *, size: int, camera: str, robot: tu
     same = Camera(
         tuple(map(float, place)), xyaxes, float(env.model.cam_fovy[index]), robot=True, height=size, width=size
     )
-    # Gymnasium draws as MuJoCo does by default: only the side of a surface that faces the camera.
-    renderer = Renderer(model, {"same": same}, render=Render(sites=True, cull=True), robot_bodies=robot)
+    renderer = Renderer(model, {"same": same}, render=Render(sites=True), robot_bodies=robot)
     env.render()
 
     def theirs() -> np.ndarray:

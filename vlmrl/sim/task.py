@@ -52,8 +52,8 @@ class Render:
     """Samples a pixel, 0 none."""
     sites: bool = False
     """Draw MuJoCo sites: Meta-World marks the goal with one, which would tell the answer."""
-    cull: bool = False
-    """Draw only the side of a surface that faces the camera: a cloth of two skins has a colour on each side."""
+    cull: bool = True
+    """Draw only the side of a surface that faces the camera, as MuJoCo itself does; both sides take a third longer."""
 
 
 @dataclass(frozen=True)
