@@ -164,7 +164,7 @@ checks() {
     step ruff check .
     step ruff format --check .
     step pyright
-    step python -m pytest "$@"
+    step python -m pytest -n auto --dist loadfile "$@"
     [ -z "$failed" ] || die "failed:$failed"
     say "all checks pass"
 }
@@ -187,7 +187,7 @@ case $command in
     test) checks "$@" ;;
     test-slow)
         cd "$here"
-        exec python -m pytest -m slow "$@" </dev/null
+        exec python -m pytest -n auto --dist loadfile -m slow "$@" </dev/null
         ;;
     vlmrl) exec vlmrl "$@" ;;
     *) exec vlmrl "$command" "$@" ;;
