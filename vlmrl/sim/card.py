@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 Picture = UInt8[np.ndarray, "H W 3"]
 
+UNBOUNDED = 1e30
+"""From here on a bound is only the largest number of its type."""
+
 
 def card(task: Task, *, question: str = "") -> str:
     """The card as a terminal prints it; `question` is what a vision-language model is asked of two pictures.
@@ -92,22 +95,27 @@ def _entries(
     names: Sequence[str], units: Sequence[str], low: np.ndarray, high: np.ndarray, most: int = 12
 ) -> list[tuple[str, str]]:
     shown = [
-        ("", f"{name}{'' if unit == '1' else f', {unit}'} ({a:.4g} to {b:.4g})")
+        ("", f"{name}{'' if unit == '1' else f', {unit}'} ({_range(float(a), float(b))})")
         for name, unit, a, b in list(zip(names, units, low, high, strict=True))[:most]
     ]
     return [*shown, ("", f"... and {len(names) - most} more")] if len(names) > most else shown
 
 
+def _range(low: float, high: float) -> str:
+    return f"{low:.4g} to {high:.4g}" if high < UNBOUNDED else "any number"
+
+
 def _pictures(task: Task) -> list[tuple[str, str]]:
-    cameras = [(f"camera {name}", _camera(camera)) for name, camera in task.cameras.items()]
+    cameras = [(f"camera {name}", _camera(camera, robot=bool(task.robot_bodies))) for name, camera in task.cameras.items()]
     on = [f.name for f in fields(Render) if getattr(task.render, f.name)]
     return [*cameras, ("drawn with", ", ".join(on) or "no shadows, reflections, multisampling or sites")]
 
 
-def _camera(camera: Camera) -> str:
+def _camera(camera: Camera, *, robot: bool) -> str:
     crop = "" if camera.crop == Camera.crop else f", crop {_plain({'': camera.crop})}"
     flip = ", upside down" if camera.flip else ""
-    return f"{camera.height}x{camera.width} pixels, robot {'drawn' if camera.robot else 'hidden'}{crop}{flip}"
+    drawn = f", robot {'drawn' if camera.robot else 'hidden'}" if robot else ""
+    return f"{camera.height}x{camera.width} pixels{drawn}{crop}{flip}"
 
 
 def _plain(content: Mapping[str, Any]) -> str:
