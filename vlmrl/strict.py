@@ -3,7 +3,8 @@
 from collections.abc import Collection, Mapping
 from dataclasses import MISSING, fields
 from pathlib import Path
-from typing import Any, TypeVar, cast, get_args, get_origin, get_type_hints
+from types import NoneType, UnionType
+from typing import Any, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 import yaml
 
@@ -55,8 +56,12 @@ def build(cls: type[T], given: Mapping[str, Any], where: str, *, hidden: Collect
 
 
 def _convert(hint: Any, value: Any, where: str) -> Any:
-    """Check a YAML value against a type; integers pass as floats, nothing else is changed."""
+    """Check a YAML value against a type, or the first of a union with None; integers pass as floats."""
     origin, arguments = get_origin(hint), get_args(hint)
+    if origin in (Union, UnionType):
+        if value is None and NoneType in arguments:
+            return None
+        return _convert(next(a for a in arguments if a is not NoneType), value, where)
     if isinstance(hint, type) and hasattr(hint, "__dataclass_fields__") and isinstance(value, Mapping):
         return build(hint, cast("Mapping[str, Any]", value), where)
     if origin is tuple and isinstance(value, list):
