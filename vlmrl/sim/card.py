@@ -106,7 +106,9 @@ def _range(low: float, high: float) -> str:
 
 
 def _pictures(task: Task) -> list[tuple[str, str]]:
-    cameras = [(f"camera {name}", _camera(camera, robot=bool(task.robot_bodies))) for name, camera in task.cameras.items()]
+    cameras = [
+        (f"camera {name}", _camera(camera, robot=bool(task.robot_bodies))) for name, camera in task.cameras.items()
+    ]
     on = [f.name for f in fields(Render) if getattr(task.render, f.name)]
     return [*cameras, ("drawn with", ", ".join(on) or "no shadows, reflections, multisampling or sites")]
 

@@ -1,22 +1,18 @@
 """A task: the sentence, the scene, the cameras and the success predicate, read from `tasks/<name>/task.yaml`."""
 
 from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeVar, cast, get_args, get_origin, get_type_hints
-
-import yaml
+from typing import Any, TypeVar, cast
 
 from vlmrl.content import find, names, places
 from vlmrl.errors import ConfigError, unknown
 from vlmrl.sim.predicates import MEASURES, PREDICATES, check_parameters
 from vlmrl.sim.variation import SPLITS, Variation, check_splits
+from vlmrl.strict import FROM_PLACE, build, read
 
 Vector = tuple[float, ...]
 T = TypeVar("T")
-
-_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-"""The same as `safe_load`, ten times as fast where PyYAML has libyaml."""
 
 
 @dataclass(frozen=True)
@@ -166,10 +162,10 @@ def load_task(name: str) -> Task:
     path = find("tasks", f"{name}.yaml") if group else find("tasks", name) / "task.yaml"
     if not path.is_file():
         raise ConfigError(f"task {name!r}: {path} is missing")
-    content = _read(path)
+    content = read(path)
     if group and any((place / group / DEFAULTS).is_file() for place in places("tasks")):
-        content = _over(_read(find("tasks", f"{group}/{DEFAULTS}")), content)
-    task = cast("Task", _build(Task, content | {"name": name, "folder": path.parent}, str(path)))
+        content = _over(read(find("tasks", f"{group}/{DEFAULTS}")), content)
+    task = build(Task, content | {"name": name, "folder": path.parent}, str(path), hidden=FROM_PLACE)
     _check(task, str(path))
     return varied(task, split) if at else task
 
@@ -192,20 +188,7 @@ def parsed(cls: type[T], task: Task) -> T:
     Raises:
         ConfigError: if a key is unknown, missing or of the wrong type.
     """
-    return cast("T", _build(cls, task.physics.options, f"task {task.name!r}: physics.options"))
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        content = yaml.load(path.read_text(encoding="utf-8"), _LOADER)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not valid YAML: {error}") from error
-    if not isinstance(content, dict):
-        raise ConfigError(f"{path}: a mapping of keys wanted, found {type(content).__name__}")
-    given = cast("dict[str, Any]", content)
-    if {"name", "folder"} & set(given):
-        raise ConfigError(f"{path}: keys 'name' and 'folder' follow from where the file lies; remove them")
-    return given
+    return build(cls, task.physics.options, f"task {task.name!r}: physics.options")
 
 
 def _over(defaults: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
@@ -240,35 +223,3 @@ def _check_camera(camera: Camera, where: str) -> None:
         raise ConfigError(f"{where}: position has 3 numbers and xyaxes 6")
     if min(camera.height, camera.width) < 1 or not 0 < camera.fovy < 180:
         raise ConfigError(f"{where}: height and width must be positive and fovy between 0 and 180 degrees")
-
-
-def _build(cls: type, given: Mapping[str, Any], where: str) -> object:
-    """Make a dataclass from a mapping; unknown, missing and mistyped keys are errors."""
-    hints = get_type_hints(cls)
-    known = {f.name: f for f in fields(cls)}
-    public = [k for k in known if not (cls is Task and k in ("name", "folder"))]
-    for key in given:
-        if key not in known:
-            raise ConfigError(f"{where}: {unknown('key', str(key), public)}")
-    missing = [k for k, f in known.items() if k not in given and f.default is MISSING and f.default_factory is MISSING]
-    if missing:
-        raise ConfigError(f"{where}: missing key {', '.join(map(repr, missing))}; have: {', '.join(sorted(public))}")
-    return cls(**{k: _convert(hints[k], v, f"{where}: {k}") for k, v in given.items()})
-
-
-def _convert(hint: Any, value: Any, where: str) -> Any:
-    """Check a YAML value against a type; integers pass as floats, nothing else is changed."""
-    origin, arguments = get_origin(hint), get_args(hint)
-    if isinstance(hint, type) and hasattr(hint, "__dataclass_fields__") and isinstance(value, Mapping):
-        return _build(hint, cast("Mapping[str, Any]", value), where)
-    if origin is tuple and isinstance(value, list):
-        return tuple(_convert(arguments[0], v, f"{where}[{i}]") for i, v in enumerate(cast("list[Any]", value)))
-    if origin is not None and isinstance(origin, type) and issubclass(origin, Mapping) and isinstance(value, Mapping):
-        pairs = cast("Mapping[str, Any]", value).items()
-        return {str(k): v if arguments[1] is Any else _convert(arguments[1], v, f"{where}.{k}") for k, v in pairs}
-    if hint is float and isinstance(value, (int, float)) and not isinstance(value, bool):
-        return float(value)
-    if isinstance(hint, type) and isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
-        return value
-    wanted = getattr(hint, "__name__", str(hint)) if origin is None else str(hint).replace("typing.", "")
-    raise ConfigError(f"{where}: {wanted} wanted, found {value!r}")
