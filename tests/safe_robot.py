@@ -41,5 +41,6 @@ def robot(folder: Path, *, box: bool = True) -> RobotSpec:
         model="robot.xml",
         licence="ours",
         driver="none",
+        tip="tip",
         workspace=Workspace((-0.2, -0.5, 0.02), (0.5, 0.5, 0.75), ("tip",)) if box else None,
     )

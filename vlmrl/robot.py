@@ -67,6 +67,8 @@ class RobotSpec:
     """Of the model, and where its numbers come from."""
     driver: str
     """What talks to the hardware."""
+    tip: str
+    """Site of the MJCF that does the work; its z axis is the tool's direction."""
     options: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """What else the driver takes."""
     gripper: str = ""

@@ -155,6 +155,24 @@ class SafetyChain:
             response = max(response, self._table[self.latched[0]], Response.CONTROLLED_STOP)
         return Command(self.motion.position.copy(), response, reasons)
 
+    def memory(self) -> Float64[np.ndarray, " M"]:
+        """All that the next steps depend on; the words of a latched stop are not kept."""
+        motion, latched = self.motion, float(self.latched[0]) if self.latched else 0.0
+        bounds = (motion.position, motion.velocity, motion.acceleration, self._low, self._high)
+        times = [*self._watch.memory(), *self._waiting.begins("hold")]
+        return np.concatenate([*bounds, [*self._excess, latched, *times]])
+
+    def remember(self, memory: Float64[np.ndarray, " M"]) -> None:
+        """Go on where `memory` was taken."""
+        count = len(self.spec.joints)
+        position, velocity, acceleration, self._low, self._high = memory[: 5 * count].reshape(5, count).copy()
+        box, near, latched, *times = map(float, memory[5 * count :])
+        self._motion = Motion(position, velocity, acceleration)
+        self._braking, self._excess = self._mover.brake(self._motion), (box, near)
+        self.latched = (Reason(int(latched)), "") if latched else None
+        self._watch.remember(times[:2])
+        self._waiting.begin({"hold": times[2]})
+
     def _target(self, asked: object, reasons: dict[Reason, str]) -> Joints | None:
         """The asked position within the joints' ranges; None where there is none."""
         if asked is None:

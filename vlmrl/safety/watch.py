@@ -1,6 +1,6 @@
 """What may go wrong around a robot, what is done about each, and the watch over what is measured."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 
@@ -138,6 +138,14 @@ class Since:
         """Forget everything."""
         self._begin.clear()
 
+    def begins(self, *names: str) -> list[float]:
+        """When each of the named conditions began; NaN where it does not hold."""
+        return [self._begin.get(name, np.nan) for name in names]
+
+    def begin(self, times: Mapping[str, float]) -> None:
+        """Put back what `begins` gave."""
+        self._begin = {name: time for name, time in times.items() if not np.isnan(time)}
+
 
 class Watch:
     """Turns readings into reasons, with words for the log."""
@@ -157,6 +165,14 @@ class Watch:
     def clear(self) -> None:
         """Forget how long anything has lasted."""
         self._since.clear()
+
+    def memory(self) -> list[float]:
+        """Since when the robot has been away, and since when a joint has strained."""
+        return self._since.begins("tracking", "current")
+
+    def remember(self, memory: Sequence[float]) -> None:
+        """Put `memory` back."""
+        self._since.begin(dict(zip(("tracking", "current"), memory, strict=True)))
 
     def look(self, reading: Reading, commanded: Float64[np.ndarray, " J"]) -> dict[Reason, str]:
         """Every reason that the reading gives, in words."""

@@ -122,6 +122,7 @@ FAMILIES: Mapping[str, Callable[[], Family]] = {
     "metaworld": _lazy("metaworld"),
     "mountaincar": _lazy("mountaincar"),
     "robosuite": _lazy("robosuite"),
+    "robot": _lazy("robot"),
     "rope": _lazy("rope"),
     "water": _lazy("water"),
 }
