@@ -124,6 +124,9 @@ def main() -> None:
         pass
     for labels in kinds:
         print(f"\nlabels: {labels} ({describe(labels)})\n{table(options.out, labels)}")
+    for judge_name in (name for name in kinds if f"like-{name}" in kinds):
+        for line in pattern(options.out, judge_name):
+            print(line)
 
 
 def describe(labels: str) -> str:
@@ -232,6 +235,19 @@ def table(out: str, labels: str) -> str:
             f"{versus.get('plain', '')!s:24}{' '.join(f'{100 * r:.0f}' for r in rates)}"
         )
     return "\n".join(lines)
+
+
+def pattern(out: str, labels: str) -> list[str]:
+    """What a judge's errors cost beyond those of as many dealt at random: difference over the seeds that have both."""
+    lines: list[str] = []
+    for arm in ARMS:
+        own, random = done(out, labels, arm), done(out, f"like-{labels}", arm)
+        if shared := sorted(set(own) & set(random)):
+            pair = {labels: [own[s] for s in shared], "random": [random[s] for s in shared]}
+            rows = results.table(pair, baselines=["random"], trained=dict.fromkeys(pair, True))
+            versus = next(row.versus["random"] for row in rows if "random" in row.versus)
+            lines.append(f"\n{labels} minus like-{labels}, {arm}, {len(shared)} seeds: {versus}")
+    return lines
 
 
 def done(out: str, labels: str, arm: str) -> dict[int, results.Rollouts]:
