@@ -19,6 +19,10 @@ class LabelerError(VlmrlError):
     """A labeler cannot go on: no server, wrong key, or budget spent."""
 
 
+class RobotError(VlmrlError):
+    """A robot does not answer, or is not the one that was expected."""
+
+
 def unknown(kind: str, found: str, have: Iterable[str]) -> ConfigError:
     """Say which name was not found and which exist."""
     return ConfigError(f"unknown {kind} {found!r}; have: {', '.join(sorted(have))}")

@@ -6,7 +6,7 @@ Everything is in SI units and radians; a driver converts to and from its own uni
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float64
@@ -149,3 +149,60 @@ def check(spec: RobotSpec, where: str) -> None:
         )
     if box and not box.sites:
         raise ConfigError(f"{where}: workspace: name at least one site that must stay inside")
+
+
+@dataclass(frozen=True)
+class Observed:
+    """What a robot says about itself at one moment."""
+
+    time: float
+    """When it was read, by the driver's clock that never goes back, s."""
+    position: Float64[np.ndarray, " J"]
+    """rad"""
+    velocity: Float64[np.ndarray, " J"]
+    """rad/s"""
+    current: Float64[np.ndarray, " J"] | None = None
+    """A; None where the driver cannot measure it."""
+
+
+@runtime_checkable
+class Robot(Protocol):
+    """A connected robot. Everything is in rad, rad/s and A, joints in the order of the specification."""
+
+    spec: RobotSpec
+
+    def connect(self) -> None:
+        """Open the connection and check that it is this robot; nothing moves, torque stays off.
+
+        Raises:
+            RobotError: saying what was found and what to do.
+        """
+        ...
+
+    def enable(self) -> None:
+        """Switch torque on; the robot holds where it is."""
+        ...
+
+    def observe(self) -> Observed:
+        """Read every joint.
+
+        Raises:
+            RobotError: if the robot does not answer.
+        """
+        ...
+
+    def command(self, position: Float64[np.ndarray, " J"]) -> Float64[np.ndarray, " J"]:
+        """Send positions, and return what was truly sent after rounding to the robot's own units.
+
+        Raises:
+            RobotError: if it could not be sent.
+        """
+        ...
+
+    def stop(self) -> None:
+        """Hold where it is by the robot's own means; never raises."""
+        ...
+
+    def close(self) -> None:
+        """Give the connection back; torque stays as it is, for an arm without it falls."""
+        ...

@@ -1,4 +1,4 @@
-"""Small commands: data, task, judge, reward, doctor."""
+"""Small commands: data, task, judge, reward, robot, doctor."""
 
 from pathlib import Path
 from typing import Annotated
@@ -9,6 +9,7 @@ from vlmrl import config as configuration
 from vlmrl.cli.given import pairs
 from vlmrl.cli.judge import app as judge
 from vlmrl.cli.reward import app as reward
+from vlmrl.cli.robot import app as robot
 from vlmrl.cli.stats import app as stats
 from vlmrl.cli.task import app as task
 from vlmrl.errors import ConfigError
@@ -32,6 +33,7 @@ app = typer.Typer(help=HELP, no_args_is_help=True, rich_markup_mode="rich", add_
 data = typer.Typer(help="Stores of episodes: collect, import logs, look inside, draw, check.", no_args_is_help=True)
 app.add_typer(data, name="data")
 app.add_typer(task, name="task")
+app.add_typer(robot, name="robot")
 app.add_typer(judge, name="judge")
 app.add_typer(reward, name="reward")
 app.add_typer(stats, name="stats")

@@ -1,0 +1,1 @@
+"""Robots: drivers, the simulated servo bus, and the control node."""

@@ -1,0 +1,132 @@
+"""Dynamixel X-series servos on a serial bus, protocol 2.0, through Robotis' own SDK."""
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import dynamixel_sdk as sdk
+import numpy as np
+import serial
+from jaxtyping import Float64
+
+from vlmrl.deploy.drivers import serial_bus
+from vlmrl.deploy.drivers.serial_bus import LATE_S, Units, check_port, check_servos, signed
+from vlmrl.errors import RobotError
+from vlmrl.robot import Observed, RobotSpec
+
+_TORQUE, _GOAL, _LOAD, _VELOCITY, _POSITION = 64, 116, 126, 128, 132
+_SPAN = 10
+"""Bytes from the present load to the present position."""
+_SPEED = 0.229 * 2 * np.pi / 60
+"""rad/s of one count."""
+
+
+@dataclass(frozen=True)
+class Config(serial_bus.Config):
+    """Settings of a Dynamixel bus."""
+
+    baud: int = 57_600
+    model: int = 1060
+    """Model number of the servos: 1060 is XL430-W250."""
+
+
+class Dynamixel:
+    """A robot of Dynamixel servos in position mode."""
+
+    def __init__(self, spec: RobotSpec, config: Config) -> None:
+        self.spec, self._config, self._units = spec, config, Units(spec, config)
+        self._port: Any = None
+        self._packets: Any = sdk.PacketHandler(2.0)
+        self._reader: Any = None
+
+    def connect(self) -> None:
+        """Open the port and ask every servo for its model."""
+        check_port(self._config, self.spec.name)
+        self._port = sdk.PortHandler(self._config.port)
+        try:
+            opened = self._port.setBaudRate(self._config.baud)
+        except serial.SerialException as error:
+            raise RobotError(f"robot {self.spec.name!r}: {self._config.port} cannot be opened: {error}") from error
+        if not opened:
+            raise RobotError(f"robot {self.spec.name!r}: {self._config.baud} is no baud rate of this bus")
+        found = {i: self._ping(i) for i in self._units.ids}
+        check_servos(found, wanted=self._config.model, spec=self.spec, config=self._config)
+        self._reader = sdk.GroupSyncRead(self._port, self._packets, _LOAD, _SPAN)
+        for i in self._units.ids:
+            self._reader.addParam(i)
+
+    def _ping(self, servo: int) -> int | None:
+        for _ in range(self._config.tries):
+            model, result, _ = self._packets.ping(self._port, servo)
+            if result == sdk.COMM_SUCCESS:
+                return int(model)
+            self._settle()
+        return None
+
+    def _settle(self) -> None:
+        """Wait for answers that come late and throw them away: they would be taken for those of the next question."""
+        time.sleep(LATE_S)
+        self._port.ser.reset_input_buffer()
+
+    def enable(self) -> None:
+        """Torque on, at which each servo holds where it is; then goals to there."""
+        for i in self._units.ids:
+            self._switch_on(i)
+        self.command(self.observe().position)
+
+    def _switch_on(self, servo: int) -> None:
+        result = sdk.COMM_RX_FAIL
+        for _ in range(self._config.tries):
+            result, error = self._packets.write1ByteTxRx(self._port, servo, _TORQUE, 1)
+            if result == sdk.COMM_SUCCESS and not error:
+                return
+            if result == sdk.COMM_SUCCESS:
+                raise RobotError(f"servo {servo} reports {self._packets.getRxPacketError(error)}")
+            self._settle()
+        raise RobotError(f"servo {servo} does not take a command: {self._packets.getTxRxResult(result)}")
+
+    def observe(self) -> Observed:
+        """One synchronous reading of all servos, tried again where an answer got lost."""
+        result = sdk.COMM_RX_FAIL
+        for _ in range(self._config.tries):
+            result = self._reader.txRxPacket()
+            if result == sdk.COMM_SUCCESS:
+                return self._measured()
+            self._settle()
+        raise RobotError(f"robot {self.spec.name!r} does not answer: {self._packets.getTxRxResult(result)}")
+
+    def _measured(self) -> Observed:
+        def column(address: int) -> list[int]:
+            return [signed(self._reader.getData(i, address, 4), 4) for i in self._units.ids]
+
+        return Observed(
+            time.monotonic(), self._units.radians(column(_POSITION)), self._units.speeds(column(_VELOCITY), _SPEED)
+        )
+
+    def command(self, position: Float64[np.ndarray, " J"]) -> Float64[np.ndarray, " J"]:
+        """One synchronous write to all servos."""
+        steps = self._units.steps(position)
+        writer = sdk.GroupSyncWrite(self._port, self._packets, _GOAL, 4)
+        for i, step in zip(self._units.ids, steps, strict=True):
+            writer.addParam(i, int(step).to_bytes(4, "little", signed=True))
+        result = writer.txPacket()
+        if result != sdk.COMM_SUCCESS:
+            raise RobotError(f"robot {self.spec.name!r} cannot be sent to: {self._packets.getTxRxResult(result)}")
+        return self._units.radians([int(s) for s in steps])
+
+    def stop(self) -> None:
+        """Goals to where the joints are; torque stays on, for without it the arm falls."""
+        try:
+            self.command(self.observe().position)
+        except (RobotError, serial.SerialException, OSError):
+            return
+
+    def close(self) -> None:
+        """Close the port."""
+        if self._port is not None and self._port.is_open:
+            self._port.closePort()
+
+
+def build(spec: RobotSpec, config: Config) -> Dynamixel:
+    """A robot on a Dynamixel bus, not yet connected."""
+    return Dynamixel(spec, config)

@@ -1,0 +1,108 @@
+"""What servo drivers share: zeros and directions, checks at connection, and reading again what got lost."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float64, Int64
+
+from vlmrl.errors import ConfigError, RobotError
+from vlmrl.robot import RobotSpec
+
+TURN = 4096
+"""Encoder steps of one turn."""
+LATE_S = 0.01
+"""How long late answers are waited for after a failure, s."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings of a servo bus."""
+
+    port: str = ""
+    """Serial port, as /dev/ttyACM0."""
+    baud: int = 1_000_000
+    ids: tuple[int, ...] = ()
+    """Of the servos, in the order of the joints; empty: 1, 2, 3, ..."""
+    zeros: tuple[int, ...] = ()
+    """Encoder step at zero of each joint; empty: 2048 for all."""
+    reversed: tuple[str, ...] = ()
+    """Joints that turn the other way."""
+    tries: int = 3
+    """How often a reading or a command is tried before the robot counts as lost."""
+
+
+class Units:
+    """Between rad and encoder steps of each joint."""
+
+    def __init__(self, spec: RobotSpec, config: Config) -> None:
+        count = len(spec.joints)
+        self.ids = config.ids or tuple(range(1, count + 1))
+        zeros = config.zeros or (TURN // 2,) * count
+        if len(self.ids) != count or len(set(self.ids)) != count or len(zeros) != count:
+            raise ConfigError(
+                f"robot {spec.name!r} has {count} joints: as many different ids and as many zeros wanted, "
+                f"found ids {list(self.ids)}, zeros {list(zeros)}"
+            )
+        if wrong := set(config.reversed) - set(spec.names):
+            raise ConfigError(f"robot {spec.name!r}: reversed names {sorted(wrong)}; have: {', '.join(spec.names)}")
+        self._zeros = np.array(zeros)
+        self._sign = np.array([-1 if name in config.reversed else 1 for name in spec.names])
+
+    def steps(self, position: Float64[np.ndarray, " J"]) -> Int64[np.ndarray, " J"]:
+        """Encoder steps of positions in rad."""
+        return np.round(self._sign * position / (2 * np.pi) * TURN).astype(np.int64) + self._zeros
+
+    def radians(self, steps: Sequence[int]) -> Float64[np.ndarray, " J"]:
+        """Positions in rad."""
+        return self._sign * (np.array(steps) - self._zeros) / TURN * 2 * np.pi
+
+    def speeds(self, counts: Sequence[int], unit: float) -> Float64[np.ndarray, " J"]:
+        """Speeds in rad/s."""
+        return self._sign * np.array(counts) * unit
+
+
+def signed(value: int, length: int, *, magnitude: bool = False) -> int:
+    """A register's number: two's complement, or a sign bit and a magnitude."""
+    top = 1 << (8 * length - 1)
+    if not value & top:
+        return value
+    return -(value ^ top) if magnitude else value - 2 * top
+
+
+def check_port(config: Config, robot: str) -> None:
+    """Refuse a port that is not there, naming those there are.
+
+    Raises:
+        ConfigError: if no port is named.
+        RobotError: if it does not exist.
+    """
+    from serial.tools.list_ports import comports
+
+    have = ", ".join(p.device for p in comports()) or "none"
+    if not config.port:
+        raise ConfigError(f"robot {robot!r}: say which serial port it is on: port=/dev/ttyACM0; have: {have}")
+    if not Path(config.port).exists():
+        raise RobotError(f"robot {robot!r}: no serial port {config.port}; have: {have}")
+
+
+def check_servos(found: dict[int, int | None], *, wanted: int, spec: RobotSpec, config: Config) -> None:
+    """Refuse a bus on which a servo does not answer or is another model.
+
+    Raises:
+        RobotError: naming the joints.
+    """
+    silent = [f"{name} (id {i})" for name, (i, model) in zip(spec.names, found.items(), strict=True) if model is None]
+    if len(silent) == len(found):
+        raise RobotError(
+            f"robot {spec.name!r}: no servo answers on {config.port} at {config.baud} baud: is it powered, is this "
+            "its port, is this its baud rate?"
+        )
+    if silent:
+        raise RobotError(
+            f"robot {spec.name!r}: no answer from {', '.join(silent)} on {config.port}: check cable and id"
+        )
+    other = {i: model for i, model in found.items() if model != wanted}
+    if other:
+        raise RobotError(f"robot {spec.name!r}: servo model {wanted} wanted, found (id: model) {other}")
