@@ -102,4 +102,6 @@ def check(query: Query, annotator: str) -> None:
             f"got a {query.kind.value} question about {count}"
         )
     if sum(query.counts or (1,) * count) != len(query.images) or 0 in query.counts:
-        raise ConfigError(f"{annotator} wants pictures of each of {count} items; got {query.counts or len(query.images)}")
+        raise ConfigError(
+            f"{annotator} wants pictures of each of {count} items; got {query.counts or len(query.images)}"
+        )

@@ -207,9 +207,7 @@ class OpenAI:
     def _wants_logprobs(self, query: Query) -> bool:
         return query.kind is Kind.SUCCESS if self._config.logprobs is None else self._config.logprobs
 
-    async def _complete(
-        self, content: list[dict[str, Any]], stage: str, more: Mapping[str, Any]
-    ) -> "ChatCompletion":
+    async def _complete(self, content: list[dict[str, Any]], stage: str, more: Mapping[str, Any]) -> "ChatCompletion":
         from openai import APIConnectionError, APIError, APIStatusError, APITimeoutError
 
         trouble, wait = "", 0.0
