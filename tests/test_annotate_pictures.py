@@ -114,9 +114,7 @@ def test_a_way_follows_the_crop_and_the_size():
 @pytest.mark.parametrize("flip", [False, True])
 def test_a_point_is_projected_to_the_pixel_whose_ray_it_lies_on(flip):
     place = {"crop": (0.1, 0.2, 0.9, 0.7), "height": 30, "width": 50}
-    camera = Camera(
-        (0.3, -1.0, 0.5), (1.0, 0.2, 0.0, 0.0, 0.3, 1.0), fovy=50.0, crop=crop, flip=flip, height=30, width=50
-    )
+    camera = Camera((0.3, -1.0, 0.5), (1.0, 0.2, 0.0, 0.0, 0.3, 1.0), fovy=50.0, flip=flip, **place)
     points = np.asarray(camera.position) + 1.7 * rays(camera)
     found = project(camera, points.reshape(-1, 3)).reshape(30, 50, 2)
     columns, rows = np.meshgrid(np.arange(50), np.arange(30))

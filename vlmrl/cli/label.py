@@ -54,6 +54,8 @@ class LabelConfig:
     outcomes apart best."""
     name: str = ""
     """Of the reward column of a question about single episodes; empty: made from the answers."""
+    draw: bool = True
+    """Whether such a column is drawn beside the film, in strip.png."""
     sentence: str | None = None
     """What the robot should do; null: the sentence recorded with each episode."""
     camera: str | None = None

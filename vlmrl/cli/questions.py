@@ -71,6 +71,8 @@ def answer(config: "LabelConfig", labeler: Mapping[str, Any], store: Store, *, c
     if limit is not None:
         print(judged(limit))
     write_json(folder / "answers.json", summary(store, name, values, facts, reports, limit))
+    if not config.draw:
+        return
     path = folder / "strip.png"
     strip(store, name, camera, path, title=f"{config.question}, asked of {Path(labeler['model']).name}")
     print(f"film strip: {path}")
