@@ -5,8 +5,6 @@ wrong key, an unknown model or an empty account end the job with what to do.
 """
 
 import asyncio
-import base64
-import io
 import os
 import random
 import time
@@ -17,11 +15,12 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
-from PIL import Image
-
-from vlmrl.annotate.compare import CallFailedError, Message, Picture, Protocols, Said, Script, compare, load_script
+from vlmrl.annotate import completion as answers
+from vlmrl.annotate import encode
+from vlmrl.annotate.compare import CallFailedError, Picture, Said, compare
+from vlmrl.annotate.script import COMPARE, Message, Protocols, Script, load_script
 from vlmrl.errors import ConfigError, LabelerError
-from vlmrl.types import Cost, Query, Reply
+from vlmrl.types import Cost, Kind, Query, Reply
 
 if TYPE_CHECKING:
     from openai import APIStatusError, AsyncOpenAI
@@ -42,11 +41,20 @@ class Config:
     """A server on this machine unless you name another: nothing leaves it by default."""
     api_key_env: str = "OPENAI_API_KEY"
     """Name of the environment variable that holds the key; a server on this machine may need none."""
-    protocol: Protocols = "two_stage"
-    prompt: str = "compare-1"
-    """Folder below conf/prompt."""
+    protocol: Protocols = "auto"
+    """auto: two stages where the prompt has them."""
+    prompt: str = ""
+    """Folder below conf/prompt; empty: the task's, or the one that fits the question."""
+    logprobs: bool | None = None
+    """Whether the probabilities of the answer's tokens are asked for; null: for yes-or-no questions only."""
+    top_logprobs: int = 10
+    """How many tokens the server is to list at each place."""
+    structured: bool = False
+    """Ask for the answer as JSON of a schema; a server that ignores this is read as any other."""
     image_format: Literal["png", "jpeg"] = "png"
     jpeg_quality: int = 90
+    max_picture_mb: float = 5.0
+    """Larger pictures are refused rather than sent."""
     detail: Literal["auto", "low", "high"] = "auto"
     temperature: float = 0.0
     seed: int | None = None
@@ -61,6 +69,8 @@ class Config:
     """Further fields of the request, for example {chat_template_kwargs: {enable_thinking: false}}."""
     revision: str = ""
     """Tells apart models that servers give the same name."""
+    answers_as: str = ""
+    """What the server calls the model in its answers, where that is another name than `model`."""
     draw: int = 0
     """Another number asks the same questions again: votes."""
     usd_per_million_prompt: float | None = None
@@ -76,6 +86,11 @@ class Config:
             raise ConfigError(
                 f"openai: retries {self.retries}, timeout_s {self.timeout_s}, jpeg_quality {self.jpeg_quality} given; "
                 "wanted retries at least 0, timeout_s above 0, jpeg_quality 1 to 100"
+            )
+        if self.max_picture_mb <= 0 or self.top_logprobs < 2:
+            raise ConfigError(
+                f"openai: max_picture_mb {self.max_picture_mb}, top_logprobs {self.top_logprobs} given; "
+                "wanted above 0, and at least 2"
             )
 
 
@@ -96,22 +111,23 @@ def build(config: Config, *, sleep: Callable[[float], Awaitable[None]] = asyncio
     key = os.environ.get(config.api_key_env, "")
     if not key and not local:
         raise LabelerError(f"no key for {config.base_url}: set the environment variable {config.api_key_env}")
-    return OpenAI(config, load_script(config.prompt, protocol=config.protocol), key or "none", sleep)
+    return OpenAI(config, load_script(config.prompt or COMPARE, protocol=config.protocol), key or "none", sleep)
 
 
 class OpenAI:
-    """Asks a chat completions server which of two pictures is better."""
+    """Asks a chat completions server about pictures."""
 
     needs_pictures = True
 
     def __init__(self, config: Config, script: Script, key: str, sleep: Callable[[float], Awaitable[None]]) -> None:
-        self.name = f"{config.model} ({config.protocol.replace('_', ' ')}, {config.prompt})"
+        self.name = f"{config.model} ({script.protocol.replace('_', ' ')}, {script.name})"
         self.calls_per_question = script.calls
         self.priced = None not in (config.usd_per_million_prompt, config.usd_per_million_completion)
         self._config, self._script, self._key, self._sleep = config, script, key, sleep
         self._client: AsyncOpenAI | None = None
         self._jitter = random.Random()  # must differ between processes, or they all come back at once
         self._reached = False
+        self._served, self._tells = "", True
 
     def content(self, query: Query) -> Mapping[str, object]:
         """Return all that is sent but where to: a server that moves is asked nothing again."""
@@ -129,6 +145,9 @@ class OpenAI:
             "tokens": {stage: self._tokens(stage) for stage in self._script.texts},
             "extra_body": config.extra_body,
             "encoding": encoding,
+            # Left out where they are off, so that questions without them keep their keys.
+            **({"logprobs": config.top_logprobs} if self._wants_logprobs(query) else {}),
+            **({"structured": answers.response_format(query)} if config.structured else {}),
             **self._script.content(query),
         }
 
@@ -142,27 +161,53 @@ class OpenAI:
         if client is not None:
             await client.close()
 
-    async def say(self, message: Message, pictures: Sequence[Picture], *, stage: str) -> Said:
+    async def say(self, message: Message, pictures: Sequence[Picture], *, stage: str, query: Query) -> Said:
         """Send one message, as often as the server's trouble allows.
 
         Raises:
             CallFailedError: if this message stays without an answer.
-            LabelerError: if the server cannot be used at all.
+            LabelerError: if the server cannot be used at all, or another model answers.
         """
-        start = time.monotonic()
-        content = await asyncio.to_thread(self._encode, message, pictures)
-        completion = await self._complete(content, stage)
-        if not getattr(completion, "choices", None):
-            raise CallFailedError(f"{self._config.base_url} sent no chat completion: {_short(str(completion))}")
-        choice = completion.choices[0]
-        refusal = choice.message.refusal or ""
-        return Said(
-            text=refusal or choice.message.content or "",
-            cost=self._cost(completion, latency_s=time.monotonic() - start),
-            refused=bool(refusal) or choice.finish_reason == "content_filter",
+        start, config = time.monotonic(), self._config
+        content = await asyncio.to_thread(
+            encode.parts,
+            message,
+            pictures,
+            kind=config.image_format,
+            quality=config.jpeg_quality,
+            detail=config.detail,
+            most_mb=config.max_picture_mb,
         )
+        completion = await self._answer(content, stage, query)
+        found = answers.said(
+            completion, cost=self._cost(completion, latency_s=time.monotonic() - start), where=config.base_url
+        )
+        model, _ = answers.served(completion)
+        answers.check_served(
+            model, asked=config.model, accepted=config.answers_as, before=self._served, where=config.base_url
+        )
+        self._served = self._served or model
+        return found
 
-    async def _complete(self, content: list[dict[str, Any]], stage: str) -> "ChatCompletion":
+    async def _answer(self, content: list[dict[str, Any]], stage: str, query: Query) -> "ChatCompletion":
+        """Ask with what this question wants beside its text; without logprobs where nobody insists and none come."""
+        last = stage == list(self._script.texts)[-1]
+        wants = last and self._tells and self._wants_logprobs(query)
+        more: dict[str, Any] = {"logprobs": True, "top_logprobs": self._config.top_logprobs} if wants else {}
+        if last and self._config.structured:
+            more["response_format"] = answers.response_format(query)
+        try:
+            return await self._complete(content, stage, more)
+        except CallFailedError as e:
+            if not wants or self._config.logprobs or "logprobs" not in str(e):
+                raise
+        self._tells = False
+        return await self._complete(content, stage, {k: v for k, v in more.items() if "logprobs" not in k})
+
+    def _wants_logprobs(self, query: Query) -> bool:
+        return query.kind is Kind.SUCCESS if self._config.logprobs is None else self._config.logprobs
+
+    async def _complete(self, content: list[dict[str, Any]], stage: str, more: Mapping[str, Any]) -> "ChatCompletion":
         from openai import APIConnectionError, APIError, APIStatusError, APITimeoutError
 
         trouble, wait = "", 0.0
@@ -171,7 +216,7 @@ class OpenAI:
                 await self._sleep(max(wait, self._backoff(attempt)))
             wait = 0.0
             try:
-                completion = await self._send(content, stage)
+                completion = await self._send(content, stage, more)
             except APIStatusError as e:
                 self._reached = True
                 wait, trouble = self._judge(e), self._tell(e)
@@ -190,7 +235,7 @@ class OpenAI:
                 return completion
         raise CallFailedError(f"{trouble}, after {self._config.retries + 1} tries")
 
-    async def _send(self, content: list[dict[str, Any]], stage: str) -> "ChatCompletion":
+    async def _send(self, content: list[dict[str, Any]], stage: str, more: Mapping[str, Any]) -> "ChatCompletion":
         config = self._config
         body: dict[str, Any] = {config.token_field: self._tokens(stage)}
         if config.seed is not None:
@@ -200,7 +245,7 @@ class OpenAI:
             model=config.model,
             messages=messages,
             temperature=config.temperature,
-            extra_body={**body, **config.extra_body},
+            extra_body={**body, **more, **config.extra_body},
         )
 
     def _connected(self) -> "AsyncOpenAI":
@@ -257,27 +302,11 @@ class OpenAI:
         return self._config.label_tokens if stage == "label" else self._config.analysis_tokens
 
     def _cost(self, completion: "ChatCompletion", *, latency_s: float) -> Cost:
-        usage = completion.usage
-        prompt, answer = (usage.prompt_tokens or 0, usage.completion_tokens or 0) if usage else (0, 0)
+        usage = getattr(completion, "usage", None)
+        prompt, answer = (int(getattr(usage, key, 0) or 0) for key in ("prompt_tokens", "completion_tokens"))
         config = self._config
         usd = (config.usd_per_million_prompt or 0.0) * prompt + (config.usd_per_million_completion or 0.0) * answer
         return Cost(1, prompt, answer, usd / 1e6, latency_s)
-
-    def _encode(self, message: Message, pictures: Sequence[Picture]) -> list[dict[str, Any]]:
-        parts: list[dict[str, Any]] = []
-        for part in message:
-            if isinstance(part, str):
-                parts.append({"type": "text", "text": part})
-            else:
-                url = {"url": self._data_url(pictures[part]), "detail": self._config.detail}
-                parts.append({"type": "image_url", "image_url": url})
-        return parts
-
-    def _data_url(self, picture: Picture) -> str:
-        kind, buffer = self._config.image_format, io.BytesIO()
-        settings = {"quality": self._config.jpeg_quality} if kind == "jpeg" else {}
-        Image.fromarray(picture).save(buffer, format=kind, **settings)
-        return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
 def _retry_after(headers: Mapping[str, str]) -> float:

@@ -25,6 +25,8 @@ EXAMPLES = {
   vlmrl label store=runs/mine                     the built-in judge answers, on this machine
   vlmrl label store=runs/mine labeler=openai labeler.base_url=http://localhost:8000/v1 labeler.model=NAME
   vlmrl label store=runs/mine labeler=transformers labeler.model=FOLDER_OR_HUB_ID limits.max_calls=1000
+  vlmrl label store=runs/mine question=progress labeler=openai labeler.model=NAME
+  vlmrl label store=runs/mine ask.show=strip ask.clip_s=2 ask.order=both labeler=openai labeler.model=NAME
   vlmrl label benchmark --help                    score several labelers on the same pairs""",
     "benchmark": """
   vlmrl label benchmark store=runs/mine labelers=[seen,zeroshot,scripted]

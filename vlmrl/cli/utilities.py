@@ -23,7 +23,7 @@ Try: [bold]vlmrl run preset=fast[/bold]
 
 JOBS = {
     "run": "Logs and a sentence in; labels, reward, policies, evaluation and one report out.",
-    "label": "Ask a labeler about pairs of frames of a store, distill the answers, write the reward.",
+    "label": "Ask a labeler about pairs or single episodes of a store, and write a reward made of the answers.",
     "score": "Score every frame of a store zero-shot against a sentence, and draw the scores beside the film.",
     "train": "Train one learner on one reward column, for one or several seeds.",
     "evaluate": "Run policies in simulation, with intervals and films; `evaluate compare` puts runs on one page.",
