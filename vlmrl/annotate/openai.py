@@ -20,6 +20,9 @@ from urllib.parse import urlsplit
 from PIL import Image
 
 from vlmrl.annotate.compare import CallFailedError, Message, Picture, Protocols, Said, Script, compare, load_script
+from vlmrl.annotate.estimate import guess_tokens
+from vlmrl.annotate.prices import pick_price
+from vlmrl.annotate.servers import Policy, Server, Servers
 from vlmrl.errors import ConfigError, LabelerError
 from vlmrl.types import Cost, Query, Reply
 
@@ -40,6 +43,8 @@ class Config:
     """As the server names it."""
     base_url: str = "http://127.0.0.1:8000/v1"
     """A server on this machine unless you name another: nothing leaves it by default."""
+    base_urls: tuple[str, ...] = ()
+    """Servers of the same model that take turns, the idlest first, instead of base_url."""
     api_key_env: str = "OPENAI_API_KEY"
     """Name of the environment variable that holds the key; a server on this machine may need none."""
     protocol: Protocols = "two_stage"
@@ -64,22 +69,59 @@ class Config:
     draw: int = 0
     """Another number asks the same questions again: votes."""
     usd_per_million_prompt: float | None = None
+    """null, as the next: what conf/prices.yaml says of the model, if anything."""
     usd_per_million_completion: float | None = None
+    requests_per_minute: float | None = None
+    """Of each server; null: as many as it takes."""
+    tokens_per_minute: float | None = None
+    """Of each server, prompts and answers together."""
     timeout_s: float = 120.0
     retries: int = 6
+    """Of one message, after errors and time-outs; waiting because a server is away or busy does not count."""
     backoff_s: float = 1.0
     """Before the first retry; doubles each time, with jitter."""
     backoff_cap_s: float = 60.0
+    """Also how long a server rests that fails `breaker_failures` times in a row."""
+    breaker_failures: int = 5
+    patience_s: float = 600.0
+    """How long no server may answer, for example because it starts again, before the job ends."""
 
     def __post_init__(self) -> None:
-        if self.retries < 0 or self.timeout_s <= 0 or not 1 <= self.jpeg_quality <= 100:
+        wanted = {"retries": 0, "breaker_failures": 1, "patience_s": 0, "backoff_s": 0, "jpeg_quality": 1}
+        wrong = [name for name, least in wanted.items() if getattr(self, name) < least]
+        above = ("timeout_s", "requests_per_minute", "tokens_per_minute")
+        wrong += [name for name in above if (value := getattr(self, name)) is not None and not value > 0]
+        if wrong or self.jpeg_quality > 100:
+            name = [*wrong, "jpeg_quality"][0]
+            least = f"at least {wanted[name]}" if name in wanted else "above 0"
             raise ConfigError(
-                f"openai: retries {self.retries}, timeout_s {self.timeout_s}, jpeg_quality {self.jpeg_quality} given; "
-                "wanted retries at least 0, timeout_s above 0, jpeg_quality 1 to 100"
+                f"openai: {name} {getattr(self, name)} given; wanted {least}"
+                + (" and at most 100" if name == "jpeg_quality" else "")
             )
 
+    @property
+    def urls(self) -> tuple[str, ...]:
+        """The servers."""
+        return self.base_urls or (self.base_url,)
 
-def build(config: Config, *, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep) -> "OpenAI":
+
+@dataclass(frozen=True)
+class _Trouble:
+    """Why a message has no answer yet."""
+
+    what: str
+    counts: bool
+    """As one of its tries."""
+    rests: bool = False
+    """The server itself says how long to wait."""
+
+
+def build(
+    config: Config,
+    *,
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    clock: Callable[[], float] = time.monotonic,
+) -> "OpenAI":
     """Return the labeler; no connection is made before the first question.
 
     Raises:
@@ -90,13 +132,13 @@ def build(config: Config, *, sleep: Callable[[float], Awaitable[None]] = asyncio
         raise ConfigError("labeler 'openai' needs the package openai: pip install 'openai>=2'")
     if not config.model:
         raise ConfigError(
-            f"openai: model is empty; name one that {config.base_url} serves (GET {config.base_url}/models)"
+            f"openai: model is empty; name one that {config.urls[0]} serves (GET {config.urls[0]}/models)"
         )
-    local = (urlsplit(config.base_url).hostname or "") in ("localhost", "127.0.0.1", "::1")
     key = os.environ.get(config.api_key_env, "")
-    if not key and not local:
-        raise LabelerError(f"no key for {config.base_url}: set the environment variable {config.api_key_env}")
-    return OpenAI(config, load_script(config.prompt, protocol=config.protocol), key or "none", sleep)
+    far = [u for u in config.urls if (urlsplit(u).hostname or "") not in ("localhost", "127.0.0.1", "::1")]
+    if not key and far:
+        raise LabelerError(f"no key for {far[0]}: set the environment variable {config.api_key_env}")
+    return OpenAI(config, load_script(config.prompt, protocol=config.protocol), key or "none", sleep, clock)
 
 
 class OpenAI:
@@ -104,14 +146,23 @@ class OpenAI:
 
     needs_pictures = True
 
-    def __init__(self, config: Config, script: Script, key: str, sleep: Callable[[float], Awaitable[None]]) -> None:
+    def __init__(
+        self,
+        config: Config,
+        script: Script,
+        key: str,
+        sleep: Callable[[float], Awaitable[None]],
+        clock: Callable[[], float],
+    ) -> None:
         self.name = f"{config.model} ({config.protocol.replace('_', ' ')}, {config.prompt})"
         self.calls_per_question = script.calls
-        self.priced = None not in (config.usd_per_million_prompt, config.usd_per_million_completion)
-        self._config, self._script, self._key, self._sleep = config, script, key, sleep
-        self._client: AsyncOpenAI | None = None
+        self.price = pick_price(config.model, config.usd_per_million_prompt, config.usd_per_million_completion)
+        self.priced = self.price is not None
+        self._config, self._script, self._key, self._sleep, self._clock = config, script, key, sleep, clock
+        self._clients: dict[str, AsyncOpenAI] = {}
         self._jitter = random.Random()  # must differ between processes, or they all come back at once
-        self._reached = False
+        self._servers = self._fresh_servers()
+        self._most_tokens: dict[str, int] = {}
 
     def content(self, query: Query) -> Mapping[str, object]:
         """Return all that is sent but where to: a server that moves is asked nothing again."""
@@ -138,22 +189,33 @@ class OpenAI:
 
     async def close(self) -> None:
         """Close the connections; the next question opens new ones."""
-        client, self._client = self._client, None
-        if client is not None:
+        clients, self._clients = self._clients, {}
+        self._servers = self._fresh_servers()
+        for client in clients.values():
             await client.close()
 
+    def at_most(self, cost: Cost) -> Cost:
+        """Return what a question can cost whose pictures are like those of one that cost so much."""
+        stages = self._script.texts
+        rounds = -(-cost.calls // len(stages))
+        # The analysis comes back within the prompt of the label.
+        prompt = cost.prompt_tokens + rounds * (self._config.analysis_tokens if len(stages) > 1 else 0)
+        completion = max(cost.completion_tokens, rounds * sum(map(self._tokens, stages)))
+        return Cost(cost.calls, prompt, completion, self._usd(prompt, completion))
+
     async def say(self, message: Message, pictures: Sequence[Picture], *, stage: str) -> Said:
-        """Send one message, as often as the server's trouble allows.
+        """Send one message, as often as the servers' trouble allows.
 
         Raises:
             CallFailedError: if this message stays without an answer.
-            LabelerError: if the server cannot be used at all.
+            LabelerError: if no server can be used at all.
         """
         start = time.monotonic()
         content = await asyncio.to_thread(self._encode, message, pictures)
-        completion = await self._complete(content, stage)
+        tokens = self._most_tokens.get(stage) or guess_tokens(message, pictures) + self._tokens(stage)
+        completion, url = await self._complete(content, stage, tokens)
         if not getattr(completion, "choices", None):
-            raise CallFailedError(f"{self._config.base_url} sent no chat completion: {_short(str(completion))}")
+            raise CallFailedError(f"{url} sent no chat completion: {_short(str(completion))}")
         choice = completion.choices[0]
         refusal = choice.message.refusal or ""
         return Said(
@@ -162,86 +224,119 @@ class OpenAI:
             refused=bool(refusal) or choice.finish_reason == "content_filter",
         )
 
-    async def _complete(self, content: list[dict[str, Any]], stage: str) -> "ChatCompletion":
+    async def _complete(self, content: list[dict[str, Any]], stage: str, tokens: int) -> "tuple[ChatCompletion, str]":
+        """Return an answer and who gave it."""
+        attempt, tries = 0, 0
+        while True:
+            server = await self._servers.choose(tokens)
+            outcome = await self._try(server, content, stage, tokens)
+            if not isinstance(outcome, _Trouble):
+                return outcome, server.url
+            attempt, tries = attempt + 1, tries + outcome.counts
+            if tries > self._config.retries:
+                raise CallFailedError(f"{outcome.what}, after {tries} tries")
+            if not outcome.rests:
+                await self._sleep(self._backoff(attempt))
+
+    async def _try(
+        self, server: Server, content: list[dict[str, Any]], stage: str, tokens: int
+    ) -> "ChatCompletion | _Trouble":
+        """Return the answer of one server, or what went wrong that may go right another time."""
         from openai import APIConnectionError, APIError, APIStatusError, APITimeoutError
 
-        trouble, wait = "", 0.0
-        for attempt in range(self._config.retries + 1):
-            if attempt:
-                await self._sleep(max(wait, self._backoff(attempt)))
-            wait = 0.0
-            try:
-                completion = await self._send(content, stage)
-            except APIStatusError as e:
-                self._reached = True
-                wait, trouble = self._judge(e), self._tell(e)
-            except APITimeoutError:
-                trouble = f"no answer within {self._config.timeout_s:g} s"
-            except APIConnectionError as e:
-                trouble = f"no server at {self._config.base_url} ({e.__cause__ or e})"
-                if not self._reached or attempt == self._config.retries:
-                    raise LabelerError(
-                        f"{trouble}: start it, or set labeler.base_url; docs/labeling.md serves a local model"
-                    ) from e
-            except APIError as e:
-                trouble = self._tell(e)
-            else:
-                self._reached = True
-                return completion
-        raise CallFailedError(f"{trouble}, after {self._config.retries + 1} tries")
+        servers = self._servers
+        try:
+            completion = await self._send(server.url, content, stage)
+        except asyncio.CancelledError:
+            servers.cancelled(server)
+            raise
+        except APIStatusError as e:
+            return self._judge(e, server)
+        except APITimeoutError:
+            trouble = _Trouble(f"no answer within {self._config.timeout_s:g} s", counts=True)
+        except APIConnectionError as e:
+            trouble = _Trouble(f"no server at {server.url} ({e.__cause__ or e})", counts=False)
+        except APIError as e:
+            trouble = _Trouble(self._tell(e), counts=True)
+        else:
+            usage = getattr(completion, "usage", None)
+            used = usage.total_tokens if usage else tokens
+            self._most_tokens[stage] = max(used, self._most_tokens.get(stage, 0))
+            servers.succeeded(server, tokens=used - tokens)
+            return completion
+        servers.failed(server, trouble.what)
+        if servers.missing and not trouble.counts:
+            raise LabelerError(
+                f"{trouble.what}: start it, or set labeler.base_url; docs/labeling.md serves a local model"
+            )
+        return trouble
 
-    async def _send(self, content: list[dict[str, Any]], stage: str) -> "ChatCompletion":
+    async def _send(self, url: str, content: list[dict[str, Any]], stage: str) -> "ChatCompletion":
         config = self._config
         body: dict[str, Any] = {config.token_field: self._tokens(stage)}
         if config.seed is not None:
             body["seed"] = config.seed
         messages: Any = [{"role": "user", "content": content}]
-        return await self._connected().chat.completions.create(
+        return await self._connected(url).chat.completions.create(
             model=config.model,
             messages=messages,
             temperature=config.temperature,
             extra_body={**body, **config.extra_body},
         )
 
-    def _connected(self) -> "AsyncOpenAI":
+    def _connected(self, url: str) -> "AsyncOpenAI":
         from openai import AsyncOpenAI
 
-        if self._client is None:
-            config = self._config
+        if url not in self._clients:
             # Retries are ours: the package's own would hide how often and why.
-            self._client = AsyncOpenAI(
-                api_key=self._key, base_url=config.base_url, timeout=config.timeout_s, max_retries=0
+            self._clients[url] = AsyncOpenAI(
+                api_key=self._key, base_url=url, timeout=self._config.timeout_s, max_retries=0
             )
-        return self._client
+        return self._clients[url]
 
-    def _judge(self, error: "APIStatusError") -> float:
-        """Return how long the server wants us to wait before a retry.
+    def _fresh_servers(self) -> Servers:
+        config = self._config
+        policy = Policy(
+            config.breaker_failures,
+            config.backoff_cap_s,
+            config.patience_s,
+            config.requests_per_minute,
+            config.tokens_per_minute,
+        )
+        return Servers(config.urls, policy, sleep=self._sleep, clock=self._clock, generator=self._jitter)
+
+    def _judge(self, error: "APIStatusError", server: Server) -> "_Trouble":
+        """Tell the rotation what a server's refusal means for it, and return what it means for the message.
 
         Raises:
             CallFailedError: if this message will never be answered.
             LabelerError: if none will.
         """
-        config, status, said = self._config, error.status_code, self._tell(error)
+        config, status, said, url = self._config, error.status_code, self._tell(error), server.url
+        server.reached = True
+        wait, why = _retry_after(error.response.headers), ""
         if status in (401, 403):
-            raise LabelerError(
-                f"{config.base_url} refuses the key ({said}): "
-                f"set the environment variable {config.api_key_env} to a valid one"
-            ) from error
-        if status == 404:
-            raise LabelerError(
-                f"{config.base_url} does not serve model {config.model!r} ({said}): set labeler.model to one that "
-                f"GET {config.base_url}/models lists, and check that labeler.base_url ends as it should, often in /v1"
-            ) from error
-        if status == 402 or error.code == "insufficient_quota":
-            raise LabelerError(f"{config.base_url} has no credit left for this key ({said})") from error
-        if status not in _BUSY and status < 500:
+            why = f"{url} refuses the key ({said}): set the environment variable {config.api_key_env} to a valid one"
+        elif status == 404:
+            why = (
+                f"{url} does not serve model {config.model!r} ({said}): set labeler.model to one that "
+                f"GET {url}/models lists, and check that labeler.base_url ends as it should, often in /v1"
+            )
+        elif status == 402 or error.code == "insufficient_quota":
+            why = f"{url} has no credit left for this key ({said})"
+        elif wait > _LONGEST_WAIT_S:
+            why = f"{url} asks to come back in {wait:.0f} s ({said}): try again then"
+        if why:
+            self._servers.lost(server, why)
+        elif status == 429 or (status == 503 and wait):
+            self._servers.throttled(server, said, wait=wait)
+        elif status in _BUSY or status >= 500:
+            self._servers.failed(server, said)
+            return _Trouble(said, counts=True)
+        else:
+            self._servers.refused(server)
             raise CallFailedError(said) from error
-        wait = _retry_after(error.response.headers)
-        if wait > _LONGEST_WAIT_S:
-            raise LabelerError(
-                f"{config.base_url} asks to come back in {wait:.0f} s ({said}): try again then"
-            ) from error
-        return wait
+        return _Trouble(said, counts=False, rests=wait > 0)
 
     def _tell(self, error: Any) -> str:
         """Describe an error in one line, without the key that some servers echo."""
@@ -259,9 +354,11 @@ class OpenAI:
     def _cost(self, completion: "ChatCompletion", *, latency_s: float) -> Cost:
         usage = completion.usage
         prompt, answer = (usage.prompt_tokens or 0, usage.completion_tokens or 0) if usage else (0, 0)
-        config = self._config
-        usd = (config.usd_per_million_prompt or 0.0) * prompt + (config.usd_per_million_completion or 0.0) * answer
-        return Cost(1, prompt, answer, usd / 1e6, latency_s)
+        return Cost(1, prompt, answer, self._usd(prompt, answer), latency_s)
+
+    def _usd(self, prompt: int, completion: int) -> float:
+        price = self.price
+        return (price.prompt * prompt + price.completion * completion) / 1e6 if price else 0.0
 
     def _encode(self, message: Message, pictures: Sequence[Picture]) -> list[dict[str, Any]]:
         parts: list[dict[str, Any]] = []
@@ -287,10 +384,16 @@ def _retry_after(headers: Mapping[str, str]) -> float:
         return max(0.0, float(text))
     except ValueError:
         pass
+    # By the server's own clock where it tells: ours may be wrong, or jump.
+    then, now = _seconds(text), _seconds(headers.get("date", ""))
+    return 0.0 if then is None else max(0.0, then - (time.time() if now is None else now))
+
+
+def _seconds(date: str) -> float | None:
     try:
-        return max(0.0, parsedate_to_datetime(text).timestamp() - time.time())
+        return parsedate_to_datetime(date).timestamp()
     except (TypeError, ValueError):
-        return 0.0
+        return None
 
 
 def _short(text: str) -> str:
