@@ -40,7 +40,7 @@ class FakeServer:
 
 
 @contextmanager
-def serve(answer):
+def serve(answer, *, port=0):
     server = FakeServer(answer)
 
     class Handler(BaseHTTPRequestHandler):
@@ -74,7 +74,7 @@ def serve(answer):
         daemon_threads = True
         request_queue_size = 128  # the default of 5 makes clients wait a second
 
-    http = Server(("127.0.0.1", 0), Handler)
+    http = Server(("127.0.0.1", port), Handler)
     http.handle_error = lambda request, address: None  # a client that is killed cuts its connections
     thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()

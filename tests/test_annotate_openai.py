@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import dataclasses
 import io
 import json
 import re
@@ -21,7 +22,8 @@ from PIL import Image
 
 from vlmrl.annotate import Ledger, Limits, Pictures, run_job, sample_pairs
 from vlmrl.annotate import openai as labeling
-from vlmrl.annotate.compare import SEPARATOR, Script, load_script
+from vlmrl.annotate.compare import SEPARATOR
+from vlmrl.annotate.script import Script, load_script
 from vlmrl.annotate.verdict import read_verdict
 from vlmrl.errors import ConfigError, LabelerError
 from vlmrl.types import Frame, Kind, Query, Verdict
@@ -373,7 +375,7 @@ def test_what_cannot_work_is_refused_when_built():
     with pytest.raises(ConfigError, match=r"unknown prompt 'compare-0'; have: .*compare-1"):
         labeling.build(labeling.Config(model="m", prompt="compare-0"))
     with pytest.raises(ConfigError, match=r"wrong placeholder 'picture'; have: \$goal"):
-        Script("mine", "one_stage", {"one_stage": "See $picture"}).message("one_stage", goal="x")
+        Script("mine", "one_stage", {"one_stage": "See $picture"}).message("one_stage", a_query())
 
 
 def test_a_key_changes_with_everything_that_decides_the_answer_and_with_nothing_else():
@@ -408,8 +410,9 @@ def test_a_prompt_of_the_working_folder_stands_beside_the_installed_ones(tmp_pat
     (mine / "one_stage.txt").write_text("$picture_1 before $picture_0: $goal?")
     assert load_script("compare-1", protocol="one_stage").calls == 1
     script = load_script("mine", protocol="one_stage")
-    assert script.message("one_stage", goal="open it.") == [1, " before ", 0, ": open it?"]
-    with pytest.raises(ConfigError, match=r"unknown prompt 'yours'; have: compare-1, mine"):
+    asked = dataclasses.replace(a_query(), instruction="open it.")
+    assert script.message("one_stage", asked) == [1, " before ", 0, ": open it?"]
+    with pytest.raises(ConfigError, match=r"unknown prompt 'yours'; have: .*compare-1, mine"):
         load_script("yours", protocol="one_stage")
     with pytest.raises(ConfigError, match=r"analysis\.txt"):
         load_script("mine", protocol="two_stage")
@@ -417,7 +420,8 @@ def test_a_prompt_of_the_working_folder_stands_beside_the_installed_ones(tmp_pat
 
 def test_the_analysis_is_pasted_as_it_is_even_if_it_looks_like_a_template():
     script = load_script("compare-1", protocol="two_stage")
-    (text,) = script.message("label", goal="win $5", analysis="costs $goal $picture_0 ${x} $")
+    asked = dataclasses.replace(a_query(), instruction="win $5")
+    (text,) = script.message("label", asked, analysis="costs $goal $picture_0 ${x} $")
     assert "costs $goal $picture_0 ${x} $" in text
     assert "win $5" in text
 

@@ -258,7 +258,7 @@ def test_a_snapshot_of_nothing_fit_for_training_is_refused(ledger):
 def test_a_ledger_written_by_a_newer_version_is_refused(location):
     with Ledger(location) as ledger, ledger.transaction(writes=True) as connection:
         connection.execute(schema.migration.insert().values(version=99, name="from the future", applied=0.0))
-    with pytest.raises(DataError, match=r"schema version 99, this vlmrl knows 1: update vlmrl"):
+    with pytest.raises(DataError, match=rf"schema version 99, this vlmrl knows {len(schema.MIGRATIONS)}: update vlmrl"):
         Ledger(location)
 
 
@@ -270,7 +270,7 @@ def test_migrations_run_once_in_order_and_keep_what_is_there(ledger):
     for _ in range(2):
         with ledger.transaction(writes=True) as connection:
             schema.migrate(connection, later, now=0.0)
-            assert schema.version(connection) == 3
+            assert schema.version(connection) == len(later)
     assert ran == [2, 3]
     assert ledger.answers([asked.key])
 

@@ -126,15 +126,17 @@ def teach(model, processor, says):
     import numpy as np
     import torch
 
-    from vlmrl.annotate.compare import load_script
+    from vlmrl.annotate.script import load_script
+    from vlmrl.types import Frame, Kind, Query
 
     generator = np.random.default_rng(0)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
     script = load_script("compare-1", protocol="two_stage")
+    query = Query(Kind.PREFERENCE, (Frame("e", 0, "c"), Frame("e", 1, "c")), "open it")
     end = processor.tokenizer.eos_token
     for step in range(40):
         stage = ("analysis", "label")[step % 2]
-        message = script.message(stage, goal="open it", analysis=says)
+        message = script.message(stage, query, analysis=says)
         parts = [{"type": "image"} if isinstance(p, int) else {"type": "text", "text": p} for p in message]
         text = processor.apply_chat_template([{"role": "user", "content": parts}], add_generation_prompt=True)
         pictures = list(generator.integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)) if stage == "analysis" else None

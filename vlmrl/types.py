@@ -146,7 +146,21 @@ class Query:
     items: tuple[Item, ...]
     instruction: str
     images: tuple[UInt8[np.ndarray, "_ _ 3"], ...] = field(default=(), repr=False, compare=False)
-    """One picture an item, in the same order (a clip is drawn as a contact strip)."""
+    """The pictures of the items, one item after the other."""
+    counts: tuple[int, ...] = field(default=(), compare=False)
+    """How many of them each item has; empty: one each."""
+    traced: bool = field(default=False, compare=False)
+    """Whether the way of the robot's hand is drawn on them."""
+
+    def places(self, item: int) -> range:
+        """Places of an item's pictures among `images`."""
+        counts = self.counts or (1,) * len(self.items)
+        start = sum(counts[:item])
+        return range(start, start + counts[item])
+
+    def swapped(self) -> "Query":
+        """The same question with the order of its items turned round, pictures left out."""
+        return Query(self.kind, self.items[::-1], self.instruction)
 
 
 @dataclass(frozen=True)
@@ -163,11 +177,15 @@ class Cost:
         return Cost(*(getattr(self, k) + getattr(other, k) for k in self.__dataclass_fields__))
 
 
+Answer = Verdict | float | bool | tuple[float, ...]
+"""A verdict (UNSURE answers any question), a number, yes or no, or a number for each item but the first."""
+
+
 @dataclass(frozen=True)
 class Reply:
     """A labeler's answer, kept verbatim."""
 
-    answer: Verdict | float | bool | None
+    answer: Answer | None
     """None: the text could not be read; it is recorded and may be asked again."""
     annotator: str
     probability: float | None = None
@@ -175,6 +193,8 @@ class Reply:
     text: str = ""
     cost: Cost = Cost()
     error: str = ""
+    served: str = ""
+    """The model as the server that answered calls it, with its fingerprint; empty where nobody said."""
 
 
 @dataclass(frozen=True)

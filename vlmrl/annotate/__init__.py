@@ -6,7 +6,8 @@ from types import ModuleType
 from vlmrl.annotate.budget import Limits
 from vlmrl.annotate.job import JobReport, Tally, label, run_job
 from vlmrl.annotate.ledger import Ledger
-from vlmrl.annotate.query import Pictures, sample_pairs
+from vlmrl.annotate.pictures import Pictures
+from vlmrl.annotate.query import sample_pairs
 from vlmrl.annotate.truth import true_progress
 from vlmrl.errors import ConfigError, unknown
 

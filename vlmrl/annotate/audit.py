@@ -16,6 +16,7 @@ DIGITS = 3
 TRAINED = {Verdict.A_BETTER: 1.0, Verdict.B_BETTER: 0.0, Verdict.TIE: 0.5}
 """Probability that a is better which a verdict trains at."""
 
+_SIDES = (Verdict.A_BETTER, Verdict.B_BETTER)
 ANSWERS = (Verdict.A_BETTER, Verdict.B_BETTER, Verdict.TIE, Verdict.UNSURE)
 
 
@@ -142,6 +143,22 @@ class Consistency:
     """Of those, the answer named the same picture, or was a tie or unsure both times."""
     gap: float
     """Mean of |p + p_swapped - 1|, 0 for a labeler that does not care about the order; NaN where nobody gave a p."""
+    sided: int = 0
+    """Pairs of which a side was named both ways round."""
+    first: int = 0
+    """Of those, the side that was shown first both times: the place decided, not the picture."""
+    second: int = 0
+    """Of those, the side that was shown second both times."""
+
+    @property
+    def bias(self) -> float:
+        """Share of named sides that were shown first, one half unless the place counts; NaN where none was named."""
+        return 0.5 + (self.first - self.second) / (2 * self.sided) if self.sided else float("nan")
+
+    def bias_interval(self) -> tuple[float, float]:
+        """Return an interval of the bias from Wilson's of both shares, a little wider than it need be."""
+        (first_low, first_high), (low, high) = (wilson(n, self.sided) for n in (self.first, self.second))
+        return max(0.0, 0.5 + (first_low - high) / 2), min(1.0, 0.5 + (first_high - low) / 2)
 
     @property
     def rate(self) -> float:
@@ -163,7 +180,15 @@ def order_consistency(replies: Sequence[Reply | None], swapped: Sequence[Reply |
     ]
     same = sum(x is y.swapped() for x, y, *_ in both)
     gaps = [abs(p + q - 1) for *_, p, q in both if p is not None and q is not None]
-    return Consistency(len(both), same, float(np.mean(gaps)) if gaps else float("nan"))
+    sides = [(x, y) for x, y, *_ in both if x in _SIDES and y in _SIDES]
+    return Consistency(
+        pairs=len(both),
+        same=same,
+        gap=float(np.mean(gaps)) if gaps else float("nan"),
+        sided=len(sides),
+        first=sides.count((Verdict.A_BETTER, Verdict.A_BETTER)),
+        second=sides.count((Verdict.B_BETTER, Verdict.B_BETTER)),
+    )
 
 
 def _probability(reply: Reply) -> float | None:

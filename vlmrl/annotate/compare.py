@@ -1,33 +1,26 @@
-"""How a vision-language model is asked which of two pictures is better: RL-VLM-F's protocol in our own words.
+"""How a vision-language model is asked: the messages of a prompt, one after the other, and what it says of them.
 
-Two stages: a free analysis of both pictures, then a call without pictures that turns the analysis into a label. One
-stage: both in a single call. The texts are versioned files in conf/prompt/<name>/; change one by adding a new name.
+Of two pictures this is RL-VLM-F's protocol. What is asked otherwise is told by the question's kind and its prompt.
 """
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from string import Template
-from typing import Any, Literal, Protocol, get_args, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import UInt8
 
-from vlmrl.annotate.question import picture_digest
-from vlmrl.annotate.verdict import read_verdict
-from vlmrl.content import find, places
-from vlmrl.errors import ConfigError, unknown
+from vlmrl.annotate.reading import Read, Token, read
+from vlmrl.annotate.script import Message, Script
+from vlmrl.errors import ConfigError
 from vlmrl.types import Cost, Kind, Query, Reply
 
-Protocols = Literal["two_stage", "one_stage"]
 Picture = UInt8[np.ndarray, "_ _ 3"]
-Message = Sequence[str | int]
-"""Text and numbers of pictures, interleaved as the model sees them."""
 
 SEPARATOR = "\n----\n"
 """Between the texts of the two stages in a reply."""
-_STAGES = {"two_stage": ("analysis", "label"), "one_stage": ("one_stage",)}
-_PICTURE = re.compile(r"\$picture_([01])\b")
+_ITEMS = {Kind.PREFERENCE: 2, Kind.SUCCESS: 1, Kind.SCORE: 1}
+"""How many a question is about; progress is about a first picture and any number of others."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +30,13 @@ class Said:
     text: str
     cost: Cost = field(default_factory=Cost)
     refused: bool = False
-    """The server marked it as a refusal, or cut it: no answer to go on with."""
+    """The server marked it as a refusal, or held it back: no answer to go on with."""
+    cut: bool = False
+    """It was going to say more than it was allowed to."""
+    tokens: tuple[Token, ...] = ()
+    """Empty where the model does not tell probabilities."""
+    served: str = ""
+    """The model as the server calls it."""
 
 
 class CallFailedError(Exception):
@@ -48,7 +47,7 @@ class CallFailedError(Exception):
 class Speaker(Protocol):
     """A model that answers messages."""
 
-    async def say(self, message: Message, pictures: Sequence[Picture], *, stage: str) -> Said:
+    async def say(self, message: Message, pictures: Sequence[Picture], *, stage: str, query: Query) -> Said:
         """Answer one message.
 
         Raises:
@@ -58,86 +57,51 @@ class Speaker(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class Script:
-    """The messages of one protocol."""
-
-    name: str
-    protocol: str
-    texts: Mapping[str, str]
-    """Stage to template."""
-
-    @property
-    def calls(self) -> int:
-        """Calls that one question takes."""
-        return len(self.texts)
-
-    def content(self, query: Query) -> dict[str, Any]:
-        """Return everything sent but the analysis, which the rest determines."""
-        messages = {s: self.message(s, goal=query.instruction, analysis="$analysis") for s in self.texts}
-        return {
-            "kind": query.kind.value,
-            "protocol": self.protocol,
-            "messages": messages,
-            "pictures": [picture_digest(p) for p in query.images],
-        }
-
-    def message(self, stage: str, *, goal: str, analysis: str = "") -> list[str | int]:
-        """Return a stage's text with its pictures in place.
-
-        Raises:
-            ConfigError: if the text has a placeholder that does not exist.
-        """
-        known = {"goal": goal.strip().rstrip("."), "analysis": analysis}
-        try:
-            pieces = _PICTURE.split(self.texts[stage])
-            parts = [int(p) if i % 2 else Template(p).substitute(known).strip("\n") for i, p in enumerate(pieces)]
-        except (KeyError, ValueError) as e:
-            raise ConfigError(
-                f"prompt {self.name!r}, {stage}: wrong placeholder {e}; have: $goal, $analysis, $picture_0, $picture_1"
-            ) from e
-        return [p for p in parts if p != ""]
-
-
-def load_script(name: str, *, protocol: str) -> Script:
-    """Read the texts of a prompt.
-
-    Raises:
-        ConfigError: if there is no such prompt or protocol; the message lists those there are.
-    """
-    if protocol not in get_args(Protocols):
-        raise unknown("protocol", protocol, get_args(Protocols))
-    have = {p.name for place in places("conf") for p in place.glob("prompt/*") if p.is_dir()}
-    if name not in have:
-        raise unknown("prompt", name, have)
-    texts = {s: find("conf", f"prompt/{name}/{s}.txt").read_text(encoding="utf-8").strip() for s in _STAGES[protocol]}
-    return Script(name, protocol, texts)
-
-
 async def compare(speaker: Speaker, script: Script, query: Query, *, annotator: str) -> Reply:
-    """Ask a model which picture is better; a failed call becomes a reply that says so.
+    """Ask a model one question; a failed call becomes a reply that says so.
 
     Raises:
         LabelerError: if the model can answer nothing any more.
     """
-    if query.kind is not Kind.PREFERENCE or len(query.images) != 2:
-        raise ConfigError(f"{annotator} compares two pictures; got {query.kind.value}, {len(query.images)} pictures")
+    check(query, annotator)
     said: list[Said] = []
     error = ""
     for stage in script.texts:
-        message = script.message(stage, goal=query.instruction, analysis=said[-1].text if said else "")
+        message = script.message(stage, query, analysis=said[-1].text if said else "")
         try:
-            said.append(await speaker.say(message, query.images, stage=stage))
+            said.append(await speaker.say(message, query.images, stage=stage, query=query))
         except CallFailedError as e:
             error = str(e)
             break
         if said[-1].refused or not said[-1].text.strip():
             break
     complete = len(said) == script.calls and not said[-1].refused
+    last = said[-1] if said else Said("")
+    found = read(query, last.text, tokens=last.tokens, cut=last.cut) if complete else Read(None)
     return Reply(
-        answer=read_verdict(said[-1].text) if complete else None,
+        answer=found.answer,
         annotator=annotator,
+        probability=found.probability,
         text=SEPARATOR.join(s.text for s in said),
         cost=sum((s.cost for s in said), Cost()),
         error=error,
+        served=last.served,
     )
+
+
+def check(query: Query, annotator: str) -> None:
+    """Refuse a question that no prompt asks.
+
+    Raises:
+        ConfigError: if it is of another kind, or about too few or too many items.
+    """
+    count, wanted = len(query.items), _ITEMS.get(query.kind)
+    if query.kind is Kind.RANKING or (count < 2 if wanted is None else count != wanted):
+        raise ConfigError(
+            f"{annotator} compares two items, judges one, or tells the progress of several after a first; "
+            f"got a {query.kind.value} question about {count}"
+        )
+    if sum(query.counts or (1,) * count) != len(query.images) or 0 in query.counts:
+        raise ConfigError(
+            f"{annotator} wants pictures of each of {count} items; got {query.counts or len(query.images)}"
+        )

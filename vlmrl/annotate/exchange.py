@@ -23,6 +23,8 @@ _ROWS = 2_000
 """Replies held at a time."""
 _QUESTION = [c.name for c in schema.question.columns]
 _REPLY = [c.name for c in schema.reply.columns if c.name not in ("id", "question")]
+_LATER = {"served": ""}
+"""Columns that files of earlier versions lack."""
 _PLACE = [c.name for c in schema.subject.columns if c.name != "question"]
 
 
@@ -78,7 +80,8 @@ def import_parquet(ledger: Ledger, path: Path) -> int:
         return sum(_merge(connection, batch.to_pylist(), path) for batch in file.iter_batches(batch_size=_ROWS))
 
 
-def _merge(connection: Connection, rows: Sequence[Mapping[str, Any]], path: Path) -> int:
+def _merge(connection: Connection, found: Sequence[Mapping[str, Any]], path: Path) -> int:
+    rows = [_LATER | dict(r) for r in found]
     altered = [r["key"] for r in rows if hashlib.sha256(r["content"].encode()).hexdigest() != r["key"]]
     if altered:
         raise DataError(f"{path} was altered: {altered[0]} is not the digest of its question")

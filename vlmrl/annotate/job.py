@@ -148,6 +148,7 @@ class _Job:
             await self._clean_up()
         if self._error is not None:
             raise self._error
+        self._keys.fill(len(queries))
         found = await asyncio.to_thread(self._ledger.verdicts, self._keys)
         return JobReport(
             **vars(self._tally()), verdicts={v.value: found[v.value] for v in Verdict},

@@ -51,7 +51,7 @@ class Config:
         check_prompts(max(1, len(self.goals)), len(self.baselines), self.alpha)
 
 
-def build(config: Config, *, encoder: DualEncoder, embed: Embed, instruction: str = "") -> "Judge":
+def build(config: Config, *, encoder: DualEncoder, embed: Embed, instruction: str | Sequence[str] = "") -> "Judge":
     """Return the labeler; `embed` gives an item's unit vector by `encoder`, `instruction` is what will be asked."""
     return Judge(config, encoder, embed, instruction)
 
@@ -64,7 +64,10 @@ def stored(
 
     def embed(item: Item) -> Float[np.ndarray, " D"]:
         if not isinstance(item, Frame) or item.camera != camera:
-            raise ConfigError(f"the judge was given pictures of camera {camera!r}, one each; asked about {item}")
+            raise ConfigError(
+                f"the judge was given pictures of camera {camera!r}, one each, "
+                f"asked about {item}: say ask.show=frame, or labeler=openai or transformers"
+            )
         vector = vectors[int(table.start[table.index(item.episode)]) + item.row]
         if np.isnan(vector[0]):
             raise DataError(f"{item} shows no picture")
@@ -80,19 +83,19 @@ class Judge:
     calls_per_question = 1
     priced = True
 
-    def __init__(self, config: Config, encoder: DualEncoder, embed: Embed, instruction: str) -> None:
+    def __init__(self, config: Config, encoder: DualEncoder, embed: Embed, instruction: str | Sequence[str]) -> None:
         self._config, self._encoder, self._embed = config, encoder, embed
         known = encoder.facts
         self.threshold = float(known.get("threshold", 0.5) if config.threshold is None else config.threshold)
         self.same = float(known.get("same", _SAME))
         self._prompts: dict[tuple[str, ...], Float32[np.ndarray, "P D"]] = {}
-        goals = config.goals or (instruction,)
+        goals = config.goals or ((instruction,) if isinstance(instruction, str) else tuple(instruction))
         seen = all(plain(g) in map(plain, known["tasks_seen"]) for g in goals) if "tasks_seen" in known else None
         # About sentences it never saw a model is surer than it should be.
         measured = known.get("temperature") if seen in (True, None) else known.get("temperature_unseen")
         self.temperature = float(config.temperature or measured or 1 / encoder.logit_scale)
         # Scores of other prompts than the bare goal have another spread than the one that was measured.
-        bare = config.alpha == 0 and len(goals) == 1
+        bare = config.alpha == 0 and len(config.goals) <= 1
         calibrated = measured is not None and config.temperature is None and bare
         self.name = _name(encoder.name, seen=seen, calibrated=calibrated)
         self.facts: Mapping[str, object] = {

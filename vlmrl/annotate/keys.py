@@ -4,6 +4,8 @@ from collections.abc import Iterable, Sequence
 from typing import overload
 
 _BYTES = 32
+NO_KEY = "0" * 2 * _BYTES
+"""Of a query that was not looked at; no question has it."""
 
 
 class Keys(Sequence[str]):
@@ -18,6 +20,10 @@ class Keys(Sequence[str]):
         """Append keys."""
         for key in keys:
             self._digests += bytes.fromhex(key)
+
+    def fill(self, count: int) -> None:
+        """Append NO_KEY until there are `count` keys."""
+        self._digests += bytes(max(0, count - len(self)) * _BYTES)
 
     def __len__(self) -> int:
         return len(self._digests) // _BYTES

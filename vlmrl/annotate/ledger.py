@@ -13,17 +13,15 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import numpy as np
 from sqlalchemy import Connection, delete, func, select, update
 
 from vlmrl.annotate import leases, schema
-from vlmrl.annotate.audit import TRAINED
 from vlmrl.annotate.database import chunks, clock_of, insert, open_engine, transaction
+from vlmrl.annotate.frozen import freeze
 from vlmrl.annotate.leases import Leased
-from vlmrl.annotate.question import canonical, digest, item_to_json
+from vlmrl.annotate.question import canonical
 from vlmrl.annotate.record import reply_from_row, reply_to_row, subject_rows
-from vlmrl.errors import DataError
-from vlmrl.types import Preferences, Query, Reply, Verdict
+from vlmrl.types import Preferences, Query, Reply
 
 
 @dataclass(frozen=True)
@@ -194,23 +192,8 @@ class Ledger:
         Raises:
             DataError: if the lengths differ or nothing is left.
         """
-        if len(queries) != len(keys):
-            raise DataError(f"{len(queries)} queries but {len(keys)} keys; wanted one key a query")
         answers = self.answers(keys)
-        known = [(q, k, answers[k]) for q, k in zip(queries, keys, strict=True) if k in answers]
-        kept = [(q, k, r.annotator, p) for q, k, r in known if (p := _target(r)) is not None]
-        if not kept:
-            raise DataError(
-                f"none of {len(queries)} queries has an answer fit for training; run the labeling job first"
-            )
-        return Preferences(
-            a=tuple(q.items[0] for q, *_ in kept),
-            b=tuple(q.items[1] for q, *_ in kept),
-            p_a=np.array([p for *_, p in kept], dtype=np.float32),
-            annotator=", ".join(sorted({annotator for *_, annotator, _ in kept})),
-            snapshot=digest([[k, [item_to_json(i) for i in q.items], p] for q, k, _, p in kept]),
-            by=tuple(annotator for *_, annotator, _ in kept),
-        )
+        return freeze(queries, keys, [answers.get(key) for key in keys])
 
     def _now(self, connection: Connection) -> float:
         shared = clock_of(connection)
@@ -224,15 +207,6 @@ def _attempts(connection: Connection, keys: Sequence[str]) -> dict[str, int]:
         count = select(schema.reply.c.question, func.count()).where(schema.reply.c.question.in_(some))
         found |= {key: n for key, n in connection.execute(count.group_by(schema.reply.c.question))}
     return found
-
-
-def _target(reply: Reply) -> float | None:
-    """Return the probability to train on, None for what is never trained on."""
-    if not isinstance(reply.answer, Verdict) or reply.answer is Verdict.UNSURE:
-        return None
-    if reply.answer is Verdict.TIE or reply.probability is None:
-        return TRAINED[reply.answer]
-    return reply.probability
 
 
 def _readable(keys: Sequence[str]) -> Any:

@@ -1,13 +1,11 @@
-"""Which pairs of pictures are asked about: frames of random episodes of a whole store, and the pictures themselves."""
+"""Which pairs of pictures are asked about: frames of random episodes of a whole store."""
 
 from collections.abc import Sequence
 from copy import copy
-from dataclasses import replace
 from typing import Any, Protocol, overload, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float64, Int64, UInt8
-from PIL import Image
 
 from vlmrl.errors import DataError, unknown
 from vlmrl.types import Frame, Kind, Query
@@ -185,54 +183,3 @@ def _locate(starts: Int64[np.ndarray, " _"], phases: Float64[np.ndarray, "n 2"])
     episode = phases[:, 0].astype(np.int64)
     length = starts[episode + 1] - starts[episode]
     return starts[episode] + np.minimum((phases[:, 1] * length).astype(np.int64), length - 1)
-
-
-class Pictures:
-    """Fills queries with the pictures a labeler sees, cropped and resized as the task says."""
-
-    def __init__(
-        self,
-        store: FrameStore,
-        *,
-        crop: tuple[int, int, int, int] | None = None,
-        size: tuple[int, int] | None = None,
-    ) -> None:
-        """Remember where pictures are.
-
-        `crop` is (top, bottom, left, right) in pixels of the stored picture, bottom and right exclusive;
-        `size` is (height, width) of what the labeler sees. None leaves the picture as it is.
-        """
-        self._store, self._crop, self._size = store, crop, size
-        self._start = {name: int(row) for name, row in zip(store.episodes.id, store.episodes.start, strict=True)}
-
-    def __call__(self, queries: Sequence[Query]) -> list[Query]:
-        """Return the same queries with their pictures; memory is that of these pictures, so pass few at a time.
-
-        Raises:
-            DataError: if a query is about something else than single frames.
-        """
-        frames = [self._frame(item) for query in queries for item in query.items]
-        pictures: dict[Frame, UInt8[np.ndarray, "_ _ 3"]] = {}
-        for camera in {f.camera for f in frames}:
-            wanted = sorted({f for f in frames if f.camera == camera})
-            rows = np.array([self._start[f.episode] + f.row for f in wanted], dtype=np.int64)
-            pictures |= {f: self._prepare(p) for f, p in zip(wanted, self._store.frames(camera, rows), strict=True)}
-        return [replace(q, images=tuple(pictures[self._frame(i)] for i in q.items)) for q in queries]
-
-    @staticmethod
-    def _frame(item: object) -> Frame:
-        if not isinstance(item, Frame):
-            raise DataError(f"only single frames can be shown so far, not {item!r}")
-        return item
-
-    def _prepare(self, picture: UInt8[np.ndarray, "_ _ 3"]) -> UInt8[np.ndarray, "_ _ 3"]:
-        if self._crop is not None:
-            top, bottom, left, right = self._crop
-            height, width = picture.shape[:2]
-            if not (0 <= top < bottom <= height and 0 <= left < right <= width):
-                raise DataError(f"crop {self._crop} (top, bottom, left, right) does not fit a {height}x{width} picture")
-            picture = picture[top:bottom, left:right]
-        if self._size is not None and picture.shape[:2] != self._size:
-            height, width = self._size
-            picture = np.asarray(Image.fromarray(picture).resize((width, height), Image.Resampling.BICUBIC))
-        return np.ascontiguousarray(picture)

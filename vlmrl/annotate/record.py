@@ -1,11 +1,12 @@
 """Replies and items as rows of the ledger, and back."""
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
 from vlmrl.annotate.question import digest, item_to_json
 from vlmrl.errors import DataError
-from vlmrl.types import Cost, Frame, Item, Query, Reply, Verdict
+from vlmrl.types import Answer, Cost, Frame, Item, Query, Reply, Verdict
 
 COST_COLUMNS = ("calls", "prompt_tokens", "completion_tokens", "usd", "latency_s")
 
@@ -20,6 +21,7 @@ def reply_to_row(reply: Reply) -> dict[str, Any]:
         "annotator": reply.annotator,
         "text": reply.text.replace("\0", "�"),  # PostgreSQL stores no NUL
         "error": reply.error.replace("\0", "�"),
+        "served": reply.served,
         **{name: getattr(reply.cost, name) for name in COST_COLUMNS},
     }
 
@@ -28,10 +30,10 @@ def reply_from_row(row: Any) -> Reply:
     """Return the reply of a row of the table `reply`."""
     cost = Cost(**{name: getattr(row, name) for name in COST_COLUMNS})
     answer = _answer_from_text(row.answer_type, row.answer)
-    return Reply(answer, row.annotator, row.probability, row.text, cost, row.error)
+    return Reply(answer, row.annotator, row.probability, row.text, cost, row.error, row.served)
 
 
-def _answer_to_text(answer: Verdict | float | bool | None) -> tuple[str, str]:
+def _answer_to_text(answer: Answer | None) -> tuple[str, str]:
     match answer:
         case None:
             return "none", ""
@@ -39,11 +41,13 @@ def _answer_to_text(answer: Verdict | float | bool | None) -> tuple[str, str]:
             return "verdict", answer.value
         case bool():
             return "bool", str(answer).lower()
+        case tuple():
+            return "floats", json.dumps(answer)
         case _:
             return "float", repr(float(answer))
 
 
-def _answer_from_text(kind: str, answer: str) -> Verdict | float | bool | None:
+def _answer_from_text(kind: str, answer: str) -> Answer | None:
     match kind:
         case "none":
             return None
@@ -53,8 +57,10 @@ def _answer_from_text(kind: str, answer: str) -> Verdict | float | bool | None:
             return answer == "true"
         case "float":
             return float(answer)
+        case "floats":
+            return tuple(map(float, json.loads(answer)))
         case _:
-            raise DataError(f"the ledger holds an answer of type {kind!r}; wanted verdict, float, bool or none")
+            raise DataError(f"the ledger holds an answer of type {kind!r}; wanted verdict, float, floats, bool or none")
 
 
 def subject_rows(key: str, query: Query) -> Iterator[dict[str, Any]]:

@@ -15,6 +15,7 @@ from sqlalchemy import (
     Text,
     inspect,
     select,
+    text,
 )
 
 from vlmrl.errors import DataError
@@ -37,12 +38,13 @@ reply = Table(
     Column("id", Integer, primary_key=True, autoincrement=True),
     Column("question", String(64), ForeignKey("question.key"), nullable=False),
     Column("attempt", Integer, nullable=False, comment="1 for a question's first reply"),
-    Column("answer_type", String(8), nullable=False, comment="verdict, float, bool or none"),
+    Column("answer_type", String(8), nullable=False, comment="verdict, float, floats, bool or none"),
     Column("answer", Text, nullable=False),
     Column("probability", Double),
     Column("annotator", Text, nullable=False),
     Column("text", Text, nullable=False, comment="verbatim"),
     Column("error", Text, nullable=False),
+    Column("served", Text, nullable=False, server_default="", comment="model and fingerprint as the server tells"),
     Column("calls", Integer, nullable=False),
     Column("prompt_tokens", Integer, nullable=False),
     Column("completion_tokens", Integer, nullable=False),
@@ -90,7 +92,16 @@ def _first(connection: Connection) -> None:
     metadata.create_all(connection)
 
 
-MIGRATIONS: Sequence[Migration] = (("questions, replies, subjects, leases", _first),)
+def _served(connection: Connection) -> None:
+    """Tell which model answered; a database made by the first migration of today has the column already."""
+    if "served" not in {column["name"] for column in inspect(connection).get_columns(reply.name)}:
+        connection.execute(text("ALTER TABLE reply ADD COLUMN served TEXT NOT NULL DEFAULT ''"))
+
+
+MIGRATIONS: Sequence[Migration] = (
+    ("questions, replies, subjects, leases", _first),
+    ("which model answered", _served),
+)
 """In order; the schema's version is the number of those applied. Only ever append."""
 
 

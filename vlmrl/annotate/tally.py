@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from vlmrl.types import Cost, Reply, Verdict
+from vlmrl.types import Answer, Cost, Reply, Verdict
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class JobReport(Tally):
     """max_calls, max_tokens, max_cost_usd, max_seconds, interrupt, or empty when every question was asked."""
     labeler: str = ""
     keys: Sequence[str] = field(default=(), repr=False)
-    """The ledger's key of each query, in the queries' order; after an interrupt or max_seconds only of the first."""
+    """The ledger's key of each query, in the queries' order; NO_KEY where an interrupt or max_seconds came before."""
 
 
 class Counts:
@@ -85,11 +85,11 @@ class Counts:
         )  # fmt: skip
 
 
-def answer_kind(answer: Verdict | float | bool) -> str:
+def answer_kind(answer: Answer) -> str:
     """Return the name under which an answer is counted."""
     if isinstance(answer, Verdict):
         return answer.value
-    return {True: "yes", False: "no"}[answer] if isinstance(answer, bool) else "number"
+    return ("yes" if answer else "no") if isinstance(answer, bool) else "numbers"
 
 
 def error_kind(error: str) -> str:

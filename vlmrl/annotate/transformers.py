@@ -17,11 +17,13 @@ from typing import Any, Literal
 
 import torch
 
-from vlmrl.annotate.compare import Message, Picture, Protocols, Said, Script, compare, load_script
+from vlmrl.annotate.compare import Picture, Said, compare
+from vlmrl.annotate.likely import Likely
 from vlmrl.annotate.processor import load_processor
+from vlmrl.annotate.script import COMPARE, Message, Protocols, Script, load_script
 from vlmrl.errors import ConfigError, LabelerError
 from vlmrl.nn import pick_device
-from vlmrl.types import Cost, Query, Reply
+from vlmrl.types import Cost, Kind, Query, Reply
 
 _GATHER_S = 0.005
 """How long the first question of a batch waits for others."""
@@ -42,9 +44,12 @@ class Config:
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """auto: bfloat16 on a GPU, float32 on the CPU."""
     batch_size: int = 8
-    protocol: Protocols = "two_stage"
-    prompt: str = "compare-1"
-    """Folder below conf/prompt."""
+    protocol: Protocols = "auto"
+    """auto: two stages where the prompt has them."""
+    prompt: str = ""
+    """Folder below conf/prompt; empty: the task's, or the one that fits the question."""
+    logprobs: bool | None = None
+    """Whether the exact probabilities of the answer are kept; null: of yes-or-no questions only."""
     analysis_tokens: int = 256
     """Most tokens of an analysis (and of a whole one-stage answer)."""
     label_tokens: int = 8
@@ -68,7 +73,7 @@ def build(config: Config) -> "Transformers":
     if not config.model:
         raise ConfigError("transformers: model is empty; set labeler.model to a folder or a hub id")
     pick_device(config.device)
-    return Transformers(config, load_script(config.prompt, protocol=config.protocol))
+    return Transformers(config, load_script(config.prompt or COMPARE, protocol=config.protocol))
 
 
 @dataclass
@@ -78,18 +83,25 @@ class _Waiting:
     message: Message
     pictures: Sequence[Picture]
     stage: str
+    likely: bool
+    """Whether the probabilities of its answer's tokens are wanted."""
     answer: "asyncio.Future[Said]" = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+
+    @property
+    def pictured(self) -> list[Picture]:
+        """The pictures within the message."""
+        return [self.pictures[part] for part in self.message if isinstance(part, int)]
 
 
 class Transformers:
-    """Asks a local model which of two pictures is better."""
+    """Asks a local model about pictures."""
 
     needs_pictures = True
     priced = True
 
     def __init__(self, config: Config, script: Script) -> None:
         self._config, self._script = config, script
-        self.name = f"{config.model.rstrip('/')} ({config.protocol.replace('_', ' ')}, {config.prompt})"
+        self.name = f"{config.model.rstrip('/')} ({script.protocol.replace('_', ' ')}, {script.name})"
         self.calls_per_question = script.calls
         self._model: _Model | None = None
         self._thread = ThreadPoolExecutor(1, "model")
@@ -110,6 +122,8 @@ class Transformers:
             "dtype": str(_dtype(self._config.dtype, pick_device(self._config.device))),
             "draw": self._config.draw,
             "tokens": {stage: self._tokens(stage) for stage in self._script.texts},
+            # Left out where it is off, so that questions without it keep their keys.
+            **({"logprobs": True} if self._wants_likely(query) else {}),
             **self._script.content(query),
         }
 
@@ -124,13 +138,14 @@ class Transformers:
             await runner
         self._model = None
 
-    async def say(self, message: Message, pictures: Sequence[Picture], *, stage: str) -> Said:
+    async def say(self, message: Message, pictures: Sequence[Picture], *, stage: str, query: Query) -> Said:
         """Answer one message.
 
         Raises:
             LabelerError: if the model cannot be loaded or the device has too little memory.
         """
-        waiting = _Waiting(message, pictures, stage)
+        last = stage == list(self._script.texts)[-1]
+        waiting = _Waiting(message, pictures, stage, last and self._wants_likely(query))
         self._waiting.append(waiting)
         if self._runner is None or self._runner.done():
             self._runner = asyncio.create_task(self._run())
@@ -140,8 +155,9 @@ class Transformers:
         """Answer batch by batch, the longest waiting stage first, until nobody waits."""
         await asyncio.sleep(_GATHER_S)
         while self._waiting:
-            stage = self._waiting[0].stage
-            batch = [w for w in self._waiting if w.stage == stage][: self._config.batch_size]
+            stage, pictured = self._waiting[0].stage, bool(self._waiting[0].pictured)
+            alike = [w for w in self._waiting if w.stage == stage and bool(w.pictured) == pictured]
+            batch = alike[: self._config.batch_size]
             self._waiting = [w for w in self._waiting if not any(w is b for b in batch)]
             batch = [w for w in batch if not w.answer.done()]
             try:
@@ -168,6 +184,9 @@ class Transformers:
                 f"{self._config.model} with batch_size {self._config.batch_size} does not fit into the memory of "
                 f"{self._model.device}: set labeler.batch_size lower"
             ) from e
+
+    def _wants_likely(self, query: Query) -> bool:
+        return query.kind is Kind.SUCCESS if self._config.logprobs is None else self._config.logprobs
 
     def _tokens(self, stage: str) -> int:
         return self._config.label_tokens if stage == "label" else self._config.analysis_tokens
@@ -197,12 +216,14 @@ class _Model:
         settings = copy.deepcopy(self._model.generation_config)
         settings.update(do_sample=False, temperature=None, top_p=None, top_k=None)
         self._settings = settings
+        ends: Any = settings.eos_token_id
+        self._ends = set[int](ends if isinstance(ends, list) else [ends])
 
     @torch.inference_mode()
     def generate(self, batch: Sequence[_Waiting], *, tokens: int) -> list[Said]:
         """Answer several messages of one stage."""
         start = time.monotonic()
-        pictures = [[w.pictures[part] for part in w.message if isinstance(part, int)] for w in batch]
+        pictures = [w.pictured for w in batch]
         inputs = self._processor(
             text=[self._text(w.message) for w in batch],
             images=pictures if pictures[0] else None,
@@ -212,12 +233,22 @@ class _Model:
         length = inputs["input_ids"].shape[1]
         settings = copy.copy(self._settings)
         settings.max_new_tokens = tokens
-        answers = self._model.generate(**inputs, generation_config=settings)[:, length:]
+        likely = Likely(self._processor.tokenizer) if any(w.likely for w in batch) else None
+        watched = {"logits_processor": [likely]} if likely else {}
+        answers = self._model.generate(**inputs, generation_config=settings, **watched)[:, length:]
         texts = self._processor.batch_decode(answers, skip_special_tokens=True)
         asked = inputs["attention_mask"].sum(dim=1).tolist()
         said = (answers != self._processor.tokenizer.pad_token_id).sum(dim=1).tolist()
         each_s = (time.monotonic() - start) / len(batch)
-        return [Said(t, Cost(1, a, s, 0.0, each_s)) for t, a, s in zip(texts, asked, said, strict=True)]
+        return [
+            Said(
+                text=texts[i],
+                cost=Cost(1, asked[i], said[i], 0.0, each_s),
+                cut=said[i] == tokens and int(answers[i, -1]) not in self._ends,
+                tokens=likely.tokens(answers[i], i) if likely and w.likely else (),
+            )
+            for i, w in enumerate(batch)
+        ]
 
     def _text(self, message: Message) -> str:
         parts = [{"type": "image"} if isinstance(p, int) else {"type": "text", "text": p} for p in message]

@@ -61,7 +61,7 @@ class Trust:
                 "accuracy": None if found is None else _rate(found.correct, found.decided, found.interval()),
                 "confusion": None if found is None else found.counts.tolist(),
                 "calibration": None if self.calibration is None else dataclasses.asdict(self.calibration),
-                "order": _rate(order.same, order.pairs, order.interval()) | {"gap": order.gap},
+                "order": _rate(order.same, order.pairs, order.interval()) | {"gap": order.gap, "first": _bias(order)},
             }
         )
 
@@ -89,7 +89,11 @@ class Trust:
         low, high = found.interval()
         same = f"{100 * found.rate:.0f} % [{100 * low:.0f}, {100 * high:.0f}] of {found.pairs} pairs"
         gap = "" if math.isnan(found.gap) else f" (mean |p + p swapped - 1| {found.gap:.3f})"
-        return f"with sides swapped the same answer in {same}{gap}"
+        place = ""
+        if found.sided:
+            low, high = found.bias_interval()
+            place = f", {100 * found.bias:.0f} % [{100 * low:.0f}, {100 * high:.0f}] of the named sides shown first"
+        return f"with sides swapped the same answer in {same}{gap}{place}"
 
 
 def differences(queries: Sequence[Query], truth: Callable[[Item], float]) -> Float64[np.ndarray, " Q"]:
@@ -104,10 +108,12 @@ def measure(
     swapped: Sequence[Reply | None],
     *,
     difference: Float64[np.ndarray, " Q"] | None,
+    first: Sequence[Reply | None] | None = None,
 ) -> Trust:
     """Judge the replies to all pairs, and those to the first answered ones with their sides swapped.
 
-    `swapped` is as long as `replies`, None where the pair was not asked again.
+    `swapped` is as long as `replies`, None where the pair was not asked again. `first` are the replies that it is
+    compared with, where `replies` are made of several.
     """
     given = Counter(r.answer for r in replies if r is not None and isinstance(r.answer, Verdict))
     return Trust(
@@ -115,7 +121,7 @@ def measure(
         verdicts={v.value: given[v] for v in ANSWERS},
         confusion=None if difference is None else confusion(replies, difference),
         calibration=None if difference is None else calibration(replies, difference),
-        order=order_consistency(replies, swapped),
+        order=order_consistency(replies if first is None else first, swapped),
     )
 
 
@@ -138,8 +144,8 @@ def ask_swapped(
     """
     known = ledger.answers(report.keys)
     answered = [i for i, key in enumerate(report.keys) if key in known][:count]
-    again = [replace(queries[i], items=queries[i].items[::-1], images=queries[i].images[::-1]) for i in answered]
-    found = run_job(again, labeler, ledger=ledger, limits=_rest(limits, report), pictures=pictures)
+    again = [queries[i].swapped() for i in answered]
+    found = run_job(again, labeler, ledger=ledger, limits=rest(limits, report), pictures=pictures)
     answers = ledger.answers(found.keys)
     replies: list[Reply | None] = [None] * len(queries)
     for i, key in zip(answered, found.keys, strict=True):
@@ -147,17 +153,31 @@ def ask_swapped(
     return replies, found
 
 
-def _rest(limits: Limits, spent: JobReport) -> Limits:
+def rest(limits: Limits, spent: JobReport) -> Limits:
+    """Return what a job leaves of its limits for the next."""
+
     def less(limit: float | None, used: float) -> float | None:
         return None if limit is None else max(0, limit - used)
 
-    calls = None if limits.max_calls is None else max(0, limits.max_calls - spent.cost.calls)
-    cost, seconds = less(limits.max_cost_usd, spent.cost.usd), less(limits.max_seconds, spent.seconds)
-    return replace(limits, max_calls=calls, max_cost_usd=cost, max_seconds=seconds)
+    cost, tokens = spent.cost, spent.cost.prompt_tokens + spent.cost.completion_tokens
+    calls = None if limits.max_calls is None else max(0, limits.max_calls - cost.calls)
+    tokens = None if limits.max_tokens is None else max(0, limits.max_tokens - tokens)
+    usd, seconds = less(limits.max_cost_usd, cost.usd), less(limits.max_seconds, spent.seconds)
+    return replace(limits, max_calls=calls, max_tokens=tokens, max_cost_usd=usd, max_seconds=seconds)
 
 
 def _rate(part: int, whole: int, interval: tuple[float, float]) -> dict[str, Any]:
     return {"part": part, "whole": whole, "rate": part / whole if whole else math.nan, "interval": list(interval)}
+
+
+def _bias(order: Consistency) -> dict[str, Any]:
+    return {
+        "pairs": order.sided,
+        "first_twice": order.first,
+        "second_twice": order.second,
+        "rate": order.bias,
+        "interval": list(order.bias_interval()),
+    }
 
 
 def _without_nan(value: Any) -> Any:

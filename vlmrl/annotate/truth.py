@@ -1,14 +1,17 @@
-"""What the scripted teacher knows and no judge does: the simulator's own progress at a frame."""
+"""What the scripted teacher knows and no judge does: the simulator's own progress at a frame or over a clip."""
 
 from collections.abc import Callable
 
-from vlmrl.errors import ConfigError, DataError
+import numpy as np
+from jaxtyping import Float64
+
+from vlmrl.errors import DataError
 from vlmrl.store import Store
 from vlmrl.types import Frame, Item
 
 
-def true_progress(store: Store, key: str = "progress") -> Callable[[Item], float]:
-    """Look up `truth/<key>` of single frames.
+def true_rows(store: Store, key: str = "progress") -> Callable[[Item], Float64[np.ndarray, " T"]]:
+    """Look up `truth/<key>` of the rows of an item; a frame is one row.
 
     Raises:
         DataError: if the store has no truth, as real logs have none.
@@ -19,9 +22,23 @@ def true_progress(store: Store, key: str = "progress") -> Callable[[Item], float
         )
     progress, table = store.column(f"truth/{key}"), store.episodes
 
-    def truth(item: Item) -> float:
-        if not isinstance(item, Frame):
-            raise ConfigError("the scripted teacher judges single frames so far")
-        return float(progress[table.start[table.index(item.episode)] + item.row])
+    def truth(item: Item) -> Float64[np.ndarray, " T"]:
+        spans = (
+            [(item.episode, item.row, item.row + 1)]
+            if isinstance(item, Frame)
+            else [(span.episode, span.start, span.stop) for span in item]
+        )
+        found = [progress[table.start[table.index(e)] :][start:stop] for e, start, stop in spans]
+        return np.concatenate(found).astype(np.float64)
 
     return truth
+
+
+def true_progress(store: Store, key: str = "progress", *, at_end: bool = False) -> Callable[[Item], float]:
+    """Look up `truth/<key>` of a frame, the mean over a clip, or with `at_end` that of its last row.
+
+    Raises:
+        DataError: if the store has no truth, as real logs have none.
+    """
+    rows = true_rows(store, key)
+    return lambda item: float(rows(item)[-1] if at_end else rows(item).mean())

@@ -10,17 +10,24 @@ from typing import Any
 
 from vlmrl.types import Verdict
 
-_LABELS = {"0": Verdict.A_BETTER, "1": Verdict.B_BETTER, "-1": Verdict.UNSURE}
+LABELS = {"0": Verdict.A_BETTER, "1": Verdict.B_BETTER, "-1": Verdict.UNSURE}
 _KEYS = ("answer", "label", "choice", "verdict", "preference", "output", "result", "response")
 _THOUGHT = re.compile(r"<think(?:ing)?>.*?</think(?:ing)?>", re.DOTALL | re.IGNORECASE)
 _FENCE = re.compile(r"^```\w*$|`", re.MULTILINE)
 _OBJECT = re.compile(r"\{[^{}]*\}")
 _MARKER = re.compile(r"\W*\d[.)][\W_]*")
-_LINE = re.compile(
-    rf"[\s*_\"'(\[]*(?:(?:the |my )?(?:final )?(?:{'|'.join(_KEYS)})(?: is)?[\s*_]*[:=]?[\s*_\"'(\[]*)?"
-    r"(-1|0|1)[\s*_\"')\].]*",
-    re.IGNORECASE,
-)
+
+
+def label_line(label: str, *keys: str) -> re.Pattern[str]:
+    """Return what matches a line that holds a label alone, perhaps as `Answer: 1` or `**1**`."""
+    return re.compile(
+        rf"[\s*_\"'(\[]*(?:(?:the |my )?(?:final )?(?:{'|'.join((*_KEYS, *keys))})(?: is)?[\s*_]*[:=]?[\s*_\"'(\[]*)?"
+        rf"({label})[\s*_\"')\].]*",
+        re.IGNORECASE,
+    )
+
+
+_LINE = label_line("-1|0|1")
 
 
 def read_verdict(text: str) -> Verdict | None:
@@ -29,23 +36,34 @@ def read_verdict(text: str) -> Verdict | None:
     Understood are a line that holds a label alone (perhaps as `Answer: 1`, `**1**`) and a JSON object with the label
     under a usual key. Digits within prose never count: "image 1 shows a closed drawer" is no answer.
     """
-    text = _FENCE.sub("", _THOUGHT.sub("", text)).replace("−", "-").strip()
+    text = cleaned(text)
     if "{" in text:
-        return _read_object(text)
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
+        found = [v for v in objects(text) if not isinstance(v, bool)]
+        return LABELS.get(str(found[0]).strip()) if len(found) == 1 else None
+    said = alone(text, _LINE)
+    return LABELS[said.pop()] if len(said) == 1 else None
+
+
+def alone(text: str, line: re.Pattern[str]) -> set[str]:
+    """Return the different labels that stand alone on a line."""
+    lines = [stripped for one in text.splitlines() if (stripped := one.strip())]
     # Among other lines `1.` numbers a list.
-    labels = lines if len(lines) == 1 else [line for line in lines if not _MARKER.fullmatch(line)]
-    found = {m.group(1) for line in labels if (m := _LINE.fullmatch(line))}
-    return _LABELS[found.pop()] if len(found) == 1 else None
+    labels = lines if len(lines) == 1 else [one for one in lines if not _MARKER.fullmatch(one)]
+    return {m.group(1) for one in labels if (m := line.fullmatch(one))}
 
 
-def _read_object(text: str) -> Verdict | None:
-    objects = _OBJECT.findall(text)
-    if len(objects) != 1:
-        return None
+def cleaned(text: str) -> str:
+    """Return a text without thoughts and fences, with plain minus signs."""
+    return _FENCE.sub("", _THOUGHT.sub("", text)).replace("−", "-").strip()
+
+
+def objects(text: str, *keys: str) -> list[Any]:
+    """Return what stands under the usual keys of the only JSON object of a text; none where there are several."""
+    found = _OBJECT.findall(text)
+    if len(found) != 1:
+        return []
     try:
-        fields: dict[str, Any] = json.loads(objects[0])
+        fields: dict[str, Any] = json.loads(found[0])
     except json.JSONDecodeError:
-        return None
-    found = [str(v).strip() for k, v in fields.items() if k.strip().lower() in _KEYS and not isinstance(v, bool)]
-    return _LABELS.get(found[0]) if len(found) == 1 else None
+        return []
+    return [v for k, v in fields.items() if k.strip().lower() in (*_KEYS, *keys)]

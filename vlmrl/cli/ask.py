@@ -1,5 +1,6 @@
 """Asks a labeler about pairs of a store, for the jobs that need answers, and measures how far to trust them."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -10,10 +11,18 @@ from tqdm import tqdm
 
 from vlmrl import config as configuration
 from vlmrl.annotate import JobReport, Ledger, Limits, Pictures, Tally, load_labeler, run_job, true_progress
-from vlmrl.annotate.trust import Described, Trust, ask_swapped, differences, measure
+from vlmrl.annotate.asking import Asking
+from vlmrl.annotate.job import Fill
+from vlmrl.annotate.polls import merged
+from vlmrl.annotate.trust import Described, Trust, ask_swapped, differences, measure, rest
+from vlmrl.annotate.truth import true_rows
 from vlmrl.encoder import DualEncoder
+from vlmrl.errors import ConfigError
 from vlmrl.store import Store
-from vlmrl.types import Cost, Labeler, Query
+from vlmrl.types import Cost, Labeler, Query, Reply, Verdict
+
+VOTERS = ("openai",)
+"""Labelers whose answers to the same question may differ, by `draw`."""
 
 
 @dataclass(frozen=True)
@@ -21,50 +30,116 @@ class Asked:
     """What a labeler answered to some pairs, and how far to trust it on them."""
 
     report: JobReport
-    """The job, with what the check of the order took."""
+    """The job, with what further votes, the other order or the check of it took."""
     trust: Trust
     facts: Mapping[str, object]
     """What the labeler tells about itself."""
     cost: Cost
     """Of the answers to these pairs, whenever they were given."""
+    replies: Sequence[Reply | None]
+    """One to each pair, made of all that were given."""
+    served: Sequence[str] = ()
+    """Models that answered, as their servers call them."""
 
 
 def ask(
     queries: Sequence[Query],
-    answerer: Labeler,
+    answerer: Labeler | Sequence[Labeler],
     store: Store,
     *,
     book: Ledger,
     limits: Limits,
     check_order: int,
     difference: Float64[np.ndarray, " Q"] | None = None,
+    asking: Asking | None = None,
+    pictures: Fill | None = None,
 ) -> Asked:
-    """Ask all pairs, and some with their sides swapped; `difference` is the truth, by default the store's if any.
+    """Ask all pairs, in both orders if `asking` says so, else some; of several labelers each gives a vote.
+
+    `difference` is the truth, by default the store's if any.
 
     Raises:
         LabelerError: if the labeler cannot go on; what was answered is kept.
     """
-    pictures = Pictures(store)
-    with progress_bar(answerer.name) as bar:
-        report = run_job(queries, answerer, ledger=book, limits=limits, pictures=pictures, progress=bar.show)
-    count = 0 if report.stopped_by == "interrupt" else check_order
-    swapped, check = ask_swapped(queries, report, answerer, ledger=book, limits=limits, pictures=pictures, count=count)
+    voters = (answerer,) if isinstance(answerer, Labeler) else tuple(answerer)
+    asking, pictures = asking or Asking(), pictures or Pictures(store)
+    both = asking.order == "both"
+    votes: list[list[Reply | None]] = []
+    swapped: list[list[Reply | None]] = []
+    reports: list[JobReport] = []
+    for voter in voters:
+        report = asked_once(queries, voter, book=book, limits=left(limits, reports), pictures=pictures)
+        reports.append(report)
+        answers = book.answers(report.keys)
+        votes.append([answers.get(key) for key in report.keys])
+        count = len(queries) if both else check_order if voter is voters[0] else 0
+        count = 0 if report.stopped_by == "interrupt" else count
+        turned, check = ask_swapped(
+            queries, report, voter, ledger=book, limits=left(limits, reports), pictures=pictures, count=count
+        )
+        swapped.append(turned)
+        reports.append(check)
+        if "interrupt" in (report.stopped_by, check.stopped_by):
+            break
+    replies = merged(votes, swapped if both else [], disagree=asking.disagree)
     if difference is None and "truth/progress" in store.columns():
-        difference = differences(queries, true_progress(store))
-    answers = book.answers(report.keys)
-    trust = measure([answers.get(key) for key in report.keys], swapped, difference=difference)
-    stopped = "interrupt" if check.stopped_by == "interrupt" else report.stopped_by
-    report = replace(report, cost=report.cost + check.cost, seconds=report.seconds + check.seconds, stopped_by=stopped)
-    facts = answerer.facts if isinstance(answerer, Described) else {}
-    return Asked(report, trust, facts, sum((reply.cost for reply in answers.values()), Cost()))
+        at_end = asking.shown("preference") == "before_after"
+        difference = differences(queries, true_progress(store, at_end=at_end))
+    given = [reply for some in votes + swapped for reply in some if reply is not None]
+    return Asked(
+        report=total(reports, replies),
+        trust=measure(replies, swapped[0], difference=difference, first=votes[0]),
+        facts=voters[0].facts if isinstance(voters[0], Described) else {},
+        cost=sum((reply.cost for some in votes for reply in some if reply is not None), Cost()),
+        replies=replies,
+        served=sorted({reply.served for reply in given if reply.served}),
+    )
 
 
-def make_labeler(settings: Mapping[str, Any], store: Store, *, camera: str, sentence: str) -> Labeler:
-    """The labeler that a composed node describes."""
+def asked_once(
+    queries: Sequence[Query], answerer: Labeler, *, book: Ledger, limits: Limits, pictures: Fill
+) -> JobReport:
+    """One job, with a bar."""
+    with progress_bar(answerer.name) as bar:
+        return run_job(queries, answerer, ledger=book, limits=limits, pictures=pictures, progress=bar.show)
+
+
+def left(limits: Limits, reports: Sequence[JobReport]) -> Limits:
+    """What jobs leave of their limits for the next."""
+    for report in reports:
+        limits = rest(limits, report)
+    return limits
+
+
+def total(reports: Sequence[JobReport], replies: Sequence[Reply | None]) -> JobReport:
+    """The first job's report with what all took, and the verdicts as they stand in the end."""
+    found = Counter(r.answer.value for r in replies if r is not None and isinstance(r.answer, Verdict))
+    stops = [report.stopped_by for report in reports if report.stopped_by]
+    return replace(
+        reports[0],
+        cost=sum((report.cost for report in reports), Cost()),
+        seconds=sum(report.seconds for report in reports),
+        verdicts={v.value: found[v.value] for v in Verdict},
+        stopped_by="interrupt" if "interrupt" in stops else reports[0].stopped_by,
+    )
+
+
+def make_labeler(
+    settings: Mapping[str, Any],
+    store: Store,
+    *,
+    camera: str,
+    sentence: str | Sequence[str],
+    prompt: str = "",
+) -> Labeler:
+    """The labeler that a composed node describes; `prompt` is what it asks with unless its settings say."""
     module = load_labeler(settings["name"])
+    if prompt and settings.get("prompt") == "":
+        settings = {**settings, "prompt": prompt}
     config = configuration.build(module.Config, settings, where="labeler")
     if settings["name"] == "scripted":
-        return module.build(config, truth=true_progress(store))
+        truth = true_rows(store)
+        return module.build(config, truth=truth, typical=float(store.column("truth/progress").mean()))
     if settings["name"] == "judge":
         encoder = DualEncoder.load(config.checkpoint, device=config.device)
         with tqdm(desc=f"pictures for {encoder.name}", unit="picture", dynamic_ncols=True, delay=1) as bar:
@@ -76,6 +151,30 @@ def make_labeler(settings: Mapping[str, Any], store: Store, *, camera: str, sent
             embed = module.stored(store, camera, encoder, progress=show)
         return module.build(config, encoder=encoder, embed=embed, instruction=sentence)
     return module.build(config)
+
+
+def voters(
+    settings: Mapping[str, Any],
+    store: Store,
+    *,
+    camera: str,
+    sentence: str | Sequence[str],
+    prompt: str,
+    votes: int,
+) -> list[Labeler]:
+    """One labeler for each vote.
+
+    Raises:
+        ConfigError: if it would answer every time alike.
+    """
+    if votes > 1 and settings["name"] not in VOTERS:
+        raise ConfigError(f"ask.votes={votes}: {settings['name']} always answers alike; have: {', '.join(VOTERS)}")
+    if votes > 1 and not settings["temperature"] > 0:
+        raise ConfigError(f"ask.votes={votes}: at labeler.temperature=0 all votes are the same; say for example 0.7")
+    draws = [{"draw": settings["draw"] + vote} if votes > 1 else {} for vote in range(votes)]
+    return [
+        make_labeler({**settings, **draw}, store, camera=camera, sentence=sentence, prompt=prompt) for draw in draws
+    ]
 
 
 class progress_bar:  # reads as the function it stands for

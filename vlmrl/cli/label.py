@@ -1,10 +1,10 @@
-"""`vlmrl label`: ask a labeler about pairs of frames of a store, distill the answers, write the reward back."""
+"""`vlmrl label`: ask a labeler about pairs or single episodes of a store, and write a reward made of the answers."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -16,17 +16,23 @@ from vlmrl.annotate import (
     sample_pairs,
     true_progress,
 )
+from vlmrl.annotate.asking import Asking
+from vlmrl.annotate.clips import ClipEnds
 from vlmrl.annotate.comparisons import Config as Comparisons
 from vlmrl.annotate.comparisons import import_comparisons
+from vlmrl.annotate.frozen import freeze
+from vlmrl.annotate.questions import Rows
 from vlmrl.annotate.trust import Trust
-from vlmrl.cli.ask import ask, describe, make_labeler
+from vlmrl.cli.ask import ask, describe, voters
+from vlmrl.cli.asking import pick_prompt, pictures
+from vlmrl.cli.questions import answer
 from vlmrl.errors import ConfigError, LabelerError
 from vlmrl.reward import preference
 from vlmrl.reward.distill import distill
 from vlmrl.reward.relabel import relabel
 from vlmrl.runfolder import Metrics, masked, provenance, write_json
 from vlmrl.store import Store
-from vlmrl.types import Frame, Preferences, Query
+from vlmrl.types import Frame, Item, Preferences, Query, Span
 
 
 @dataclass(frozen=True)
@@ -35,17 +41,32 @@ class LabelConfig:
 
     store: str = ""
     """Folder of the store."""
+    question: Literal["preference", "progress", "yes", "score", "success"] = "preference"
+    """preference: which of two is closer to the goal, distilled into a reward. The others are about single episodes,
+    and their answers are the reward: progress of shuffled pictures, yes: the probability that the attempt so far
+    completes the task, score: a number from 0 to 1, success: whether it is done, with a calibrated threshold."""
+    ask: Asking = field(default_factory=Asking)
+    """How a question is put."""
+    rows: Rows = field(default_factory=Rows)
+    """Where questions about single episodes are asked."""
+    false_positives: float | None = None
+    """Of question=success: share of failed episodes that may ever be rewarded; null: the threshold that tells the known
+    outcomes apart best."""
+    name: str = ""
+    """Of the reward column of a question about single episodes; empty: made from the answers."""
     sentence: str | None = None
-    """What the robot should do; null: the sentence recorded with the data."""
+    """What the robot should do; null: the sentence recorded with each episode."""
     camera: str | None = None
     """Whose pictures are judged; null: the store's first."""
     labeler: Any = None
     """Who answers."""
     pairs: int = 5_000
+    """Of question=preference."""
     check_order: int = 50
-    """Pairs that are asked again with their sides swapped, to see whether the order matters."""
+    """Pairs that are asked again with their sides swapped, to see whether the order matters; with ask.order=both
+    all are."""
     seed: int = 0
-    """Which pairs are drawn, and the first weights of the reward."""
+    """Which pairs are drawn, how pictures are shuffled, and the first weights of the reward."""
     ledger: str = "runs/labels.db"
     """Where answers are kept: a file, or the URL of a database that several machines share."""
     limits: Limits = field(default_factory=Limits)
@@ -66,6 +87,10 @@ class Labels:
     trust: Trust
     facts: Mapping[str, object]
     """What the labeler tells about itself."""
+    served: Sequence[str] = ()
+    """Models that answered, as their servers call them."""
+    show: str = "frame"
+    """How the items were shown."""
 
 
 def main(content: Mapping[str, Any], folder: Path) -> None:
@@ -76,14 +101,32 @@ def main(content: Mapping[str, Any], folder: Path) -> None:
     store = Store.open(config.store)
     write_json(folder / "config.json", masked(dict(content)))
     write_json(folder / "meta.json", provenance() | {"store": store.hash})
+    if config.question != "preference":
+        answer(config, content["labeler"], store, camera=pick_camera(store, config.camera), folder=folder)
+        return
     if config.comparisons.file:
         preferences = from_people(config, store)
         camera = pick_camera(store, config.camera) if config.reward.input in ("image", "embedding") else ""
     else:
+        check_ends(config)
         camera = pick_camera(store, config.camera)
         preferences = from_labeler(config, content["labeler"], store, camera, folder)
     if config.distill:
         learn(config, store, preferences, camera, folder)
+
+
+def check_ends(config: LabelConfig) -> None:
+    """Refuse to train the sum over a clip on answers about its end.
+
+    Raises:
+        ConfigError: if it would be.
+    """
+    ends = config.ask.shown("preference") == "before_after"
+    if ends and config.distill and config.reward.model not in ("last", "segment"):
+        raise ConfigError(
+            f"answers about before and after are about the end of a clip, reward.model={config.reward.model} adds up "
+            "its rows: say reward.model=last"
+        )
 
 
 def from_people(config: LabelConfig, store: Store) -> Preferences:
@@ -104,12 +147,13 @@ def from_labeler(
         store,
         labeler,
         camera=camera,
-        sentence=pick_sentence(store, config.sentence),
+        sentence=config.sentence,
         pairs=config.pairs,
         seed=config.seed,
         ledger=config.ledger,
         limits=config.limits,
         check_order=config.check_order,
+        asking=config.ask,
     )
     print(describe(labels.report))
     print(f"on these data: {labels.trust}")
@@ -136,32 +180,77 @@ def annotate(
     labeler: Mapping[str, Any],
     *,
     camera: str,
-    sentence: str,
+    sentence: str | None,
     pairs: int,
     seed: int,
     ledger: str,
     limits: Limits,
     check_order: int,
+    asking: Asking,
 ) -> Labels:
     """Draw pairs, ask what the ledger does not know, freeze the answers, and measure how far to trust them.
 
     Raises:
         LabelerError: if the labeler cannot go on; what was answered is kept.
     """
-    generator = np.random.default_rng(seed)
-    queries = sample_pairs(store, camera, count=pairs, instruction=sentence, generator=generator)
+    queries = draw(store, camera, sentence, pairs, seed, asking)
+    sentences = sorted({query.instruction for query in queries})
+    prompt = pick_prompt(store, "preference", asking)
     with Ledger(ledger) as book:
-        answerer = make_labeler(labeler, store, camera=camera, sentence=sentence)
-        asked = ask(queries, answerer, store, book=book, limits=limits, check_order=check_order)
-        if not any(v for k, v in asked.report.verdicts.items() if k != "unsure"):
-            report = asked.report
-            raise LabelerError(
-                f"{answerer.name} gave no usable answer to {report.total} questions "
-                f"({report.given_up} given up after {limits.attempts} unreadable replies each: limits.attempts allows "
-                f"more, labeler.draw=1 asks anew); its replies are in {masked(ledger)}"
-            )
-        preferences = book.snapshot(queries, asked.report.keys)
-    return Labels(queries, asked.report, preferences, asked.trust, asked.facts)
+        answerers = voters(labeler, store, camera=camera, sentence=sentences, prompt=prompt, votes=asking.votes)
+        asked = ask(
+            queries,
+            answerers,
+            store,
+            book=book,
+            limits=limits,
+            check_order=check_order,
+            asking=asking,
+            pictures=pictures(store, asking, question="preference", camera=camera),
+        )
+    report = asked.report
+    if not any(v for k, v in report.verdicts.items() if k != "unsure"):
+        raise LabelerError(
+            f"{report.labeler} gave no usable answer to {report.total} questions "
+            f"({report.given_up} given up after {limits.attempts} unreadable replies each: limits.attempts allows "
+            f"more, labeler.draw=1 asks anew); its replies are in {masked(ledger)}"
+        )
+    preferences = freeze(queries, report.keys, asked.replies)
+    return Labels(queries, report, preferences, asked.trust, asked.facts, asked.served, asking.shown("preference"))
+
+
+def draw(store: Store, camera: str, sentence: str | None, pairs: int, seed: int, asking: Asking) -> list[Query]:
+    """The pairs to ask about: of episodes with the same sentence, where each has its own."""
+    generator = np.random.default_rng(seed)
+    show = asking.shown("preference")
+    ends = None if show == "frame" else ClipEnds(store, store.column("time"), seconds=asking.clip_s)
+    groups = by_sentence(store, sentence)
+    shares = np.array([len(ids) for ids in groups.values()]) / len(store.episodes)
+    counts = np.diff(np.round(pairs * np.cumsum([0.0, *shares])).astype(int)).tolist()
+    queries: list[Query] = []
+    for (goal, ids), count in zip(groups.items(), counts, strict=True):
+        some = None if len(groups) == 1 else ids
+        queries += sample_pairs(
+            ends or store, camera, count=count, instruction=goal, generator=generator, episodes=some
+        )
+    if asking.order == "random":
+        queries = [q.swapped() if coin else q for q, coin in zip(queries, generator.random(pairs) < 0.5, strict=True)]
+    return ends.about(queries) if ends else queries
+
+
+def by_sentence(store: Store, wanted: str | None) -> dict[str, list[str]]:
+    """Ids of the episodes that are about each sentence; all are about the one that is asked for.
+
+    Raises:
+        ConfigError: if an episode has none and none is asked for.
+    """
+    table = store.episodes
+    if wanted is None and not all(table.instruction):
+        raise ConfigError("some episodes have no recorded sentence: say what the robot should do, sentence='...'")
+    found: dict[str, list[str]] = {}
+    for id, own in zip(table.id, table.instruction, strict=True):
+        found.setdefault(wanted or own, []).append(id)
+    return dict(sorted(found.items()))
 
 
 def quality(held_out: Mapping[str, float]) -> str:
@@ -214,6 +303,8 @@ def as_json(labels: Labels, store: Store) -> dict[str, Any]:
     content: dict[str, Any] = {
         "labeler": report.labeler,
         "judge": dict(labels.facts),
+        "served": list(labels.served),
+        "show": labels.show,
         "trust": labels.trust.as_json(),
         "total": report.total,
         "verdicts": dict(report.verdicts),
@@ -225,14 +316,28 @@ def as_json(labels: Labels, store: Store) -> dict[str, Any]:
         "seconds": report.seconds,
         "snapshot": labels.preferences.snapshot,
         "pairs": [
-            {"a": [a.episode, a.row], "b": [b.episode, b.row], "p_a": float(p)}
+            {"a": side_as_json(a), "b": side_as_json(b), "p_a": float(p)}
             for a, b, p in zip(labels.preferences.a, labels.preferences.b, labels.preferences.p_a, strict=True)
-            if isinstance(a, Frame) and isinstance(b, Frame)
         ],
     }
     if "truth/progress" in store.columns():
-        truth = true_progress(store)
+        truth = true_progress(store, at_end=labels.show == "before_after")
         content["truth"] = [
             [truth(a), truth(b)] for a, b in zip(labels.preferences.a, labels.preferences.b, strict=True)
         ]
     return content
+
+
+def side_as_json(item: Item) -> list[Any]:
+    """Episode and row of a frame, or episode, first and last row (exclusive) of each span of a clip."""
+    if isinstance(item, Frame):
+        return [item.episode, item.row]
+    return [value for span in item for value in (span.episode, span.start, span.stop)]
+
+
+def side_from_json(value: Sequence[Any], camera: str) -> Item:
+    """The item that `side_as_json` wrote."""
+    if len(value) == 2:
+        return Frame(str(value[0]), int(value[1]), camera)
+    spans = [value[i : i + 3] for i in range(0, len(value), 3)]
+    return tuple(Span(str(episode), int(start), int(stop), camera) for episode, start, stop in spans)

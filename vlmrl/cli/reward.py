@@ -10,6 +10,7 @@ import numpy as np
 import typer
 
 from vlmrl.cli.given import configured
+from vlmrl.cli.label import side_from_json
 from vlmrl.errors import ConfigError, DataError, unknown
 from vlmrl.reward import card, hacking
 from vlmrl.reward.holdout import kept_aside
@@ -21,7 +22,7 @@ from vlmrl.reward.quality_text import text
 from vlmrl.reward.relabel import relabel
 from vlmrl.runfolder import Metrics, read_json, write_json
 from vlmrl.store import Store
-from vlmrl.types import Frame, Preferences
+from vlmrl.types import Preferences
 
 Settings = Annotated[list[str] | None, typer.Argument(help="Settings as key=value")]
 
@@ -252,7 +253,7 @@ def read_labels(path: Path, camera: str) -> Preferences:
         raise DataError(f"{path} is missing: wanted the labels.json of a run folder of vlmrl label or vlmrl run")
     content = read_json(path)
     pairs = content["pairs"]
-    sides = [tuple(Frame(str(p[key][0]), int(p[key][1]), camera) for p in pairs) for key in ("a", "b")]
+    sides = [tuple(side_from_json(p[key], camera) for p in pairs) for key in ("a", "b")]
     p_a = np.array([p["p_a"] for p in pairs], np.float32)
     return Preferences(sides[0], sides[1], p_a, str(content["labeler"]), str(content["snapshot"]))
 

@@ -76,12 +76,13 @@ def label(config: RunConfig, content: Mapping[str, Any], store: Store, folder: P
         store,
         content["labeler"],
         camera=labeling.pick_camera(store, config.camera),
-        sentence=labeling.pick_sentence(store, config.sentence),
+        sentence=config.sentence,
         pairs=config.pairs,
         seed=config.label_seed,
         ledger=config.ledger,
         limits=config.limits,
         check_order=config.check_order,
+        asking=config.ask,
     )
     print(labeling.describe(labels.report))
     print(f"on these data: {labels.trust}")

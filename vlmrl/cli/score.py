@@ -8,15 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from tqdm import tqdm
 
 from vlmrl import config as configuration
 from vlmrl.annotate.embeddings import embeddings
+from vlmrl.cli.columns import describe, refuse_other
 from vlmrl.cli.label import pick_camera
 from vlmrl.errors import ConfigError
 from vlmrl.reward import REWARDERS, clip, rewarder
-from vlmrl.reward.metrics import spearman
 from vlmrl.reward.relabel import relabel
 from vlmrl.runfolder import masked, provenance, write_json
 from vlmrl.store import Store
@@ -56,7 +55,7 @@ def main(content: Mapping[str, Any], folder: Path) -> None:
     write_json(folder / "meta.json", provenance() | {"store": store.hash})
     name = config.name or column(scorer)
     if name in store.rewards():
-        refuse_other(store, scorer, name)
+        refuse_other(store, name, {"rewarder": scorer.name, **scorer.provenance()})
     if isinstance(scorer, clip.ClipReward):
         encode(store, scorer)
     relabel(store, scorer, name)
@@ -98,39 +97,6 @@ def column(scorer: Rewarder) -> str:
     facts = scorer.provenance()
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
     return f"{scorer.name}-{digest[:8]}" if facts else scorer.name
-
-
-def refuse_other(store: Store, scorer: Rewarder, name: str) -> None:
-    """Check that a column which is there already holds these very scores.
-
-    Raises:
-        ConfigError: if it holds others.
-    """
-    have = store.rewards()[name]
-    wanted = {"rewarder": scorer.name, **scorer.provenance()}
-    if other := [key for key, value in wanted.items() if have.get(key) != value]:
-        found = ", ".join(f"{key} {have.get(key)!r}" for key in other)
-        raise ConfigError(f"the store already has a reward {name!r} with {found}: choose another name=")
-
-
-def describe(store: Store, name: str) -> str:
-    """The spread of a reward, and how it goes with the simulator's progress, or with time where that is not known.
-
-    A score of people's successful episodes should rise with time (GVL's value-order correlation, Ma et al. 2024).
-    """
-    mean = store.column(f"reward/{name}/mean").astype(np.float64)
-    text = f"{np.nanmin(mean):.3f} to {np.nanmax(mean):.3f}, deviation {np.nanstd(mean):.3f}"
-    known = "truth/progress" in store.columns()
-    other, table = store.column("truth/progress" if known else "time"), store.episodes
-    found: list[float] = []
-    for start, stop in zip(table.start.tolist(), table.stop.tolist(), strict=True):
-        rows = start + np.flatnonzero(~np.isnan(mean[start:stop]))
-        found.append(spearman(mean[rows], other[rows + 1].astype(np.float64)))
-    clear = np.array(found)[~np.isnan(found)]
-    if not len(clear):
-        return text
-    against = "true progress" if known else "time"
-    return f"{text}; rank correlation with {against} {np.median(clear):.2f} (median of {len(clear)} episodes)"
 
 
 def title(scorer: Rewarder) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from vlmrl.annotate import Limits
+from vlmrl.annotate.asking import Asking
 from vlmrl.errors import ConfigError, unknown
 from vlmrl.evaluate.collect import Config as CollectConfig
 from vlmrl.learn.bc import Config as BcConfig
@@ -53,6 +54,8 @@ class RunConfig:
     """Questions about pairs of frames."""
     check_order: int = 50
     """Pairs that are asked again with their sides swapped, to see whether the order matters."""
+    ask: Asking = field(default_factory=Asking)
+    """How a question is put."""
     label_seed: int = 0
     labeler: Any = None
     """Who answers."""

@@ -110,6 +110,27 @@ def rays(camera: Camera) -> Float64[np.ndarray, "H W 3"]:
     return np.cross(up, right) + x[..., None] * right + y[..., None] * up
 
 
+def project(camera: Camera, points: Float64[np.ndarray, "T 3"]) -> Float64[np.ndarray, "T 2"]:
+    """Return column and row of the pixel that shows each point (m, the scene's frame); NaN behind the camera.
+
+    The inverse of `rays`: a point inside the picture lies between -0.5 and the picture's size minus 0.5.
+    """
+    right, up = _axes(camera)
+    way = points - np.asarray(camera.position, np.float64)
+    depth_m = way @ np.cross(up, right)
+    depth_m = np.where(depth_m > 1e-9, depth_m, np.nan)
+    left, top, right_edge, bottom = camera.crop
+    half = math.tan(math.radians(camera.fovy) / 2)
+    aspect = (camera.width / camera.height) * (bottom - top) / (right_edge - left)
+    across = (way @ right / depth_m / (half * aspect) + 1) / 2
+    down = (1 - way @ up / depth_m / half) / 2
+    if camera.flip:
+        down = 1 - down
+    column = (across - left) / (right_edge - left) * camera.width - 0.5
+    row = (down - top) / (bottom - top) * camera.height - 0.5
+    return np.stack([column, row], axis=-1)
+
+
 def _axes(camera: Camera) -> tuple[Float64[np.ndarray, "3"], Float64[np.ndarray, "3"]]:
     """Right and up, of length one and at right angles."""
     right, up = np.asarray(camera.xyaxes[:3], np.float64), np.asarray(camera.xyaxes[3:], np.float64)

@@ -7,6 +7,7 @@ from typing import Any, TypeVar, cast, get_args, get_origin, get_type_hints
 
 import yaml
 
+from vlmrl.annotate.asking import QUESTIONS, check_view
 from vlmrl.content import find, names, places
 from vlmrl.errors import ConfigError, unknown
 from vlmrl.sim.predicates import MEASURES, PREDICATES, check_parameters
@@ -85,6 +86,20 @@ class Resets:
 
 
 @dataclass(frozen=True)
+class View:
+    """What labelers are shown of the task, and in which words they are asked."""
+
+    crop: Vector = ()
+    """Left, top, right, bottom of what is shown, in fractions of the stored picture; empty: all of it."""
+    size: tuple[int, ...] = ()
+    """Height and width that pictures are brought to; empty: as stored."""
+    prompt: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Question (preference, progress, yes, score, success) to the folder of conf/prompt it is asked with."""
+    hand: tuple[str, ...] = ()
+    """Names of the three numbers of obs/state that say where the robot's hand is, m, in the scene's frame."""
+
+
+@dataclass(frozen=True)
 class Task:
     """Everything that defines a task; hyperparameters of learners are not part of it."""
 
@@ -120,6 +135,8 @@ class Task:
     """Ranges kept apart, `train` and `held_out`, of which `varied` chooses one."""
     variation: Variation = field(default_factory=Variation)
     """What is drawn anew for every episode."""
+    ask: View = field(default_factory=View)
+    """What labelers are shown and asked."""
     folder: Path = field(default=Path(), compare=False)
 
     def settings(self, camera: str = "") -> dict[str, object]:
@@ -226,10 +243,19 @@ def _check(task: Task, where: str) -> None:
         _check_camera(camera, f"{where}: cameras.{name}")
     check_parameters(PREDICATES, task.success, "predicate", f"{where}: success")
     check_parameters(MEASURES, task.progress, "measure", f"{where}: progress")
+    _check_view(task.ask, f"{where}: ask")
     if task.horizon < 1 or task.control_hz <= 0 or task.hold < 1:
         raise ConfigError(f"{where}: horizon, control_hz and hold must be positive")
     task.variation.check(f"{where}: variation")
     check_splits(task.variations, f"{where}: variations")
+
+
+def _check_view(view: View, where: str) -> None:
+    check_view(view.crop, view.size, where=where)
+    if wrong := set(view.prompt) - set(QUESTIONS):
+        raise ConfigError(f"{where}.prompt: {unknown('question', min(wrong), QUESTIONS)}")
+    if view.hand and len(view.hand) != 3:
+        raise ConfigError(f"{where}.hand: names of three numbers wanted, found {list(view.hand)}")
 
 
 def _check_camera(camera: Camera, where: str) -> None:

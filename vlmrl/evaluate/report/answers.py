@@ -1,6 +1,6 @@
 """What a labeler answered, beside what is true."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -86,8 +86,15 @@ def read(labels: Mapping[str, Any] | None, camera: str) -> Answers | None:
     pairs, truth = labels["pairs"], labels.get("truth")
     known = truth is not None and len(truth) == len(pairs)
     return Answers(
-        a=tuple(Frame(str(pair["a"][0]), int(pair["a"][1]), camera) for pair in pairs),
-        b=tuple(Frame(str(pair["b"][0]), int(pair["b"][1]), camera) for pair in pairs),
+        a=tuple(_shown(pair["a"], camera) for pair in pairs),
+        b=tuple(_shown(pair["b"], camera) for pair in pairs),
         p_a=np.array([pair["p_a"] for pair in pairs], np.float64),
         truth=np.round(np.array(truth, np.float64), DIGITS) if known else None,
     )
+
+
+def _shown(side: Sequence[Any], camera: str) -> Frame:
+    """The frame of a side, the last one of a clip (episode, first row, last row exclusive; perhaps several spans)."""
+    if len(side) == 2:
+        return Frame(str(side[0]), int(side[1]), camera)
+    return Frame(str(side[-3]), int(side[-1]) - 1, camera)
