@@ -1,8 +1,8 @@
-"""A chat completions server on loopback behind which no VLM stands, but the built-in judge: a small image-text encoder.
+"""A chat completions server on loopback behind which no VLM stands, but a rule: the built-in judge, or brightness.
 
-It finds goal and question in the texts of conf/prompt by their own words and answers by rules that are written below, so
-that whole labeling jobs can run without a model; its name says so. `python tests/judge_server.py --port 8123` starts it,
-`--bias 0.4` adds as much to the logit of whichever picture is shown first, as VLMs do.
+It finds goal and question in the texts of conf/prompt by their own words and answers by rules that are written below,
+so that whole labeling jobs can run without a model; its name says so. `python tests/judge_server.py --port 8123` starts
+it, `--bias 0.4` adds as much to the logit of whichever picture is shown first, as VLMs do.
 """
 
 import argparse
@@ -27,24 +27,13 @@ GOAL = re.compile(
 )
 
 
-class Judge:
-    """Scores of pictures against a sentence: the cosine, in units of the judge's own temperature."""
+class Rules:
+    """Finds what is asked and answers from `scores(urls, sentence)`; the first of two gets `bias` on its logit."""
 
-    def __init__(self, checkpoint="seen", bias=0.0):
-        self.encoder, self.bias, self.known = DualEncoder.load(checkpoint, device="cpu"), bias, {}
-        facts = self.encoder.facts
-        self.temperature = float(facts.get("temperature_unseen") or 1 / self.encoder.logit_scale)
-
-    def picture(self, url):
-        if url not in self.known:
-            raw = base64.b64decode(url.partition(",")[2])
-            pixels = np.asarray(Image.open(io.BytesIO(raw)).convert("RGB"))
-            self.known[url] = self.encoder.images(pixels[None])[0].astype(np.float32)
-        return self.known[url]
+    bias = 0.0
 
     def scores(self, urls, sentence):
-        text = self.encoder.texts([sentence])[0]
-        return np.array([float(self.picture(url) @ text) for url in urls]) / self.temperature
+        raise NotImplementedError
 
     def __call__(self, request, number):
         parts = request["messages"][0]["content"]
@@ -95,6 +84,37 @@ class Judge:
         way = scores[1:] - scores[0]
         percent = 100 * np.clip(way / max(way.max(), 1e-6), 0, 1)
         return Answer("\n".join(f"{i}: {round(p)}" for i, p in enumerate(percent.tolist(), 1)))
+
+
+class Judge(Rules):
+    """Scores are the judge's cosines with the sentence, in units of its own temperature."""
+
+    def __init__(self, checkpoint="seen", bias=0.0):
+        self.encoder, self.bias, self.known = DualEncoder.load(checkpoint, device="cpu"), bias, {}
+        facts = self.encoder.facts
+        self.temperature = float(facts.get("temperature_unseen") or 1 / self.encoder.logit_scale)
+
+    def scores(self, urls, sentence):
+        for url in set(urls) - set(self.known):
+            self.known[url] = self.encoder.images(decoded(url)[None])[0].astype(np.float32)
+        text = self.encoder.texts([sentence])[0]
+        return np.array([float(self.known[url] @ text) for url in urls]) / self.temperature
+
+
+class Brightness(Rules):
+    """Brighter is better, whatever the sentence; at rest a scene is half bright."""
+
+    def __init__(self, bias=0.0, unit=16.0):
+        self.bias, self.unit = bias, unit
+
+    def scores(self, urls, sentence):
+        bright = np.array([decoded(url).mean() for url in urls])
+        return (np.full(len(urls), 127.5) if sentence == REST else bright) / self.unit
+
+
+def decoded(url):
+    raw = base64.b64decode(url.partition(",")[2])
+    return np.asarray(Image.open(io.BytesIO(raw)).convert("RGB"))
 
 
 def choice(request, likely):

@@ -8,7 +8,6 @@ from annotate_fakes import FakeStore
 
 from vlmrl.annotate import Pictures, sample_pairs
 from vlmrl.errors import ConfigError, DataError
-from vlmrl.types import Frame, Kind, Query, Span
 
 
 def draw(store, count, seed=0, **kwargs):
@@ -76,22 +75,18 @@ def test_a_pair_in_a_crowded_store_may_have_either_side_first():
 def test_pictures_are_those_of_the_rows_cropped_then_resized():
     store = FakeStore()
     queries = draw(store, 3)
-    filled = Pictures(store, crop=(1, 5, 2, 8))(queries)
+    filled = Pictures(store, crop=(0.25, 0.125, 1.0, 0.625))(queries)
     assert filled == queries  # pictures are no part of a query's identity
     for query in filled:
         for frame, picture in zip(query.items, query.images, strict=True):
             row = int(frame.episode.removeprefix("episode-")) * 20 + frame.row
             np.testing.assert_array_equal(picture, store.frames("front", [row])[0][1:5, 2:8])
-    (resized,) = Pictures(store, crop=(0, 4, 0, 8), size=(6, 12))(queries[:1])
+    (resized,) = Pictures(store, crop=(0.0, 0.0, 1.0, 0.5), size=(6, 12))(queries[:1])
     assert [p.shape for p in resized.images] == [(6, 12, 3), (6, 12, 3)]
 
 
 def test_a_crop_outside_the_picture_is_refused():
-    with pytest.raises(DataError, match=r"crop \(0, 9, 0, 8\).* 8x8 picture"):
-        Pictures(FakeStore(), crop=(0, 9, 0, 8))(draw(FakeStore(), 1))
-
-
-def test_a_clip_cannot_be_shown_yet_and_says_so():
-    query = Query(Kind.PREFERENCE, ((Span("episode-0", 0, 4, "front"),), Frame("episode-0", 0, "front")), "to open")
-    with pytest.raises(DataError, match="only single frames"):
-        Pictures(FakeStore())([query])
+    with pytest.raises(
+        ConfigError, match=r"left, top, right, bottom within 0 and 1 wanted, found \[0\.0, 0\.0, 1\.0, 1\.1\]"
+    ):
+        Pictures(FakeStore(), crop=(0.0, 0.0, 1.0, 1.1))

@@ -1,7 +1,7 @@
 """How a question is put: what of an item is shown, in which order, and how often."""
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 from vlmrl.errors import ConfigError, unknown
 
@@ -39,8 +39,6 @@ class Asking:
     """How often each question is asked; above 1 the model must not always answer alike (labeler.temperature)."""
 
     def __post_init__(self) -> None:
-        if self.show not in get_args(Shows):
-            raise unknown("ask.show", self.show, get_args(Shows))
         if self.clip_s <= 0 or self.pictures < 2 or self.votes < 1:
             raise ConfigError(
                 f"ask: clip_s {self.clip_s}, pictures {self.pictures}, votes {self.votes} given; "

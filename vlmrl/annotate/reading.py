@@ -98,7 +98,7 @@ def read_score(text: str) -> float | Verdict | None:
 def read_progress(text: str, count: int) -> tuple[float, ...] | None:
     """Return the share done (0 to 1) of each of `count` numbered pictures, said in percent, a line each or as JSON."""
     text = cleaned(text)
-    percent = _listed(text) if text[:1] in ("{", "[") and not _EACH.match(text) else _lines(text)
+    percent = (_listed(text) if text[:1] in ("{", "[") else None) or _lines(text)
     if percent is None or sorted(percent) != list(range(1, count + 1)):
         return None
     values = [percent[k] for k in range(1, count + 1)]

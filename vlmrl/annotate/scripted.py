@@ -111,7 +111,7 @@ class Scripted:
         """Say which side has made more progress, wrong where the seed says so."""
         if query.kind is not Kind.PREFERENCE:
             raise ConfigError(f"the scripted teacher answers preference queries, not {query.kind.value}")
-        verdict = self._judge(query)
+        verdict = self._judge(query, canonical(self.content(query)))
         return Reply(verdict, self.name, text=verdict.value, cost=Cost(calls=1))
 
     async def close(self) -> None:
@@ -129,32 +129,34 @@ class Scripted:
         rows = self._rows(item)
         return float(rows @ self._config.gamma ** np.arange(len(rows) - 1, -1, -1.0))
 
-    def _judge(self, query: Query) -> Verdict:
+    def _judge(self, query: Query, question: str) -> Verdict:
+        """Decide; `question` fixes all chance."""
         config = self._config
         a, b = (float(self._rows(item).sum()) for item in query.items)
         scale = self._typical * max(len(self._rows(item)) for item in query.items) if config.relative else 1.0
         if config.skip is not None and max(a, b) <= config.skip * scale:
             return Verdict.UNSURE
         if abs(a - b) <= config.equal * scale:
-            if self._draw(query, "invented") >= config.invented:
+            if _draw(question, "invented") >= config.invented:
                 return Verdict.TIE
-            return Verdict.A_BETTER if self._draw(query, "side") < 0.5 else Verdict.B_BETTER
-        if self._draw(query, "missed") < config.missed:
+            return Verdict.A_BETTER if _draw(question, "side") < 0.5 else Verdict.B_BETTER
+        if _draw(question, "missed") < config.missed:
             return Verdict.TIE
         a, b = (self._myopic(item) for item in query.items)
-        right = Verdict.A_BETTER if self._prefers_a(query, a - b) else Verdict.B_BETTER
-        return right.swapped() if self._draw(query, "scripted") < config.error_rate else right
+        right = Verdict.A_BETTER if self._prefers_a(question, a - b) else Verdict.B_BETTER
+        return right.swapped() if _draw(question, "scripted") < config.error_rate else right
 
-    def _prefers_a(self, query: Query, difference: float) -> bool:
+    def _prefers_a(self, question: str, difference: float) -> bool:
         if self._config.beta is None:
             return difference > 0
         logit = min(max(self._config.beta * difference, -700.0), 700.0)
-        return self._draw(query, "noisy") < 1 / (1 + math.exp(-logit))
+        return _draw(question, "noisy") < 1 / (1 + math.exp(-logit))
 
-    def _draw(self, query: Query, purpose: str) -> float:
-        """Return a uniform number in [0, 1) fixed by the question (its seed is part of the content)."""
-        seed = hashlib.sha256(f"{purpose}:{canonical(self.content(query))}".encode()).digest()
-        return int.from_bytes(seed[:7], "big") / 2**56
+
+def _draw(question: str, purpose: str) -> float:
+    """Return a uniform number in [0, 1) fixed by the question (its seed is part of the content)."""
+    seed = hashlib.sha256(f"{purpose}:{question}".encode()).digest()
+    return int.from_bytes(seed[:7], "big") / 2**56
 
 
 def _flaws(config: Config) -> list[str]:

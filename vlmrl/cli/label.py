@@ -156,6 +156,10 @@ def from_labeler(
         asking=config.ask,
     )
     print(describe(labels.report))
+    if how := several(config.ask):
+        print(how)
+    if len(labels.served) > 1:
+        print(f"these answers come of different models: {', '.join(labels.served)}")
     print(f"on these data: {labels.trust}")
     write_json(folder / "labels.json", as_json(labels, store))
     if labels.report.stopped_by:
@@ -163,6 +167,14 @@ def from_labeler(
     if labels.report.stopped_by == "interrupt":
         raise KeyboardInterrupt
     return labels.preferences
+
+
+def several(asking: Asking) -> str:
+    """How one label was made of several answers; empty where it is one answer."""
+    rule = {"tie": "are ties", "drop": "are dropped", "mean": "get the mean of both probabilities"}[asking.disagree]
+    orders = f"in both orders (pairs whose orders name different sides {rule})" if asking.order == "both" else ""
+    times = f"{asking.votes} times (probabilities are shares of the votes)" if asking.votes > 1 else ""
+    return f"each pair was asked {' and '.join(filter(None, [orders, times]))}" if orders or times else ""
 
 
 def learn(config: LabelConfig, store: Store, preferences: Preferences, camera: str, folder: Path) -> None:

@@ -72,9 +72,7 @@ def answer(config: "LabelConfig", labeler: Mapping[str, Any], store: Store, *, c
         print(judged(limit))
     write_json(folder / "answers.json", summary(store, name, values, facts, reports, limit))
     path = folder / "strip.png"
-    sentences = sorted({query.instruction for query in queries})
-    title = f"“{sentences[0]}”" if len(sentences) == 1 else f"{len(sentences)} sentences"
-    strip(store, name, camera, path, title=f"{config.question}: {title}, answered by {annotator}")
+    strip(store, name, camera, path, title=f"{config.question}, asked of {Path(labeler['model']).name}")
     print(f"film strip: {path}")
 
 
