@@ -210,6 +210,16 @@ class OpenAI:
         completion = max(cost.completion_tokens, rounds * sum(map(self._tokens, stages)))
         return Cost(cost.calls, prompt, completion, self._usd(prompt, completion))
 
+    def guess(self, query: Query) -> Cost:
+        """Return what a question with its pictures might cost, answers at their longest, without asking it."""
+        prompt = completion = 0
+        for stage in self._script.texts:
+            message = self._script.message(stage, query)
+            # The analysis of the stage before comes back.
+            prompt += guess_tokens(message, query.images) + completion
+            completion += self._tokens(stage)
+        return Cost(self.calls_per_question, prompt, completion, self._usd(prompt, completion))
+
     async def say(self, message: Message, pictures: Sequence[Picture], *, stage: str, query: Query) -> Said:
         """Send one message, as often as the server's trouble allows.
 
@@ -267,7 +277,9 @@ class OpenAI:
             "model": config.model,
             "messages": [{"role": "user", "content": content}],
             "temperature": config.temperature,
-            "extra_body": {**extra, **more, **config.extra_body},
+            **extra,
+            **more,
+            **config.extra_body,
         }
 
     def _tokens(self, stage: str) -> int:
