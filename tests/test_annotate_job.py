@@ -11,6 +11,7 @@ import pytest
 from annotate_fakes import FakeLabeler, FakeStore
 
 from vlmrl.annotate import Ledger, Limits, Pictures, job, label, run_job, sample_pairs, scripted
+from vlmrl.annotate.keys import NO_KEY
 from vlmrl.errors import ConfigError, DataError, LabelerError
 from vlmrl.types import Cost, Frame, Kind, Query, Reply, Verdict
 
@@ -194,7 +195,7 @@ def test_an_error_while_reading_pictures_is_raised_and_loses_nothing(ledger, sto
     queries = draw(store, 40)
 
     def pictures(some):
-        if any(q is queries[30] for q in some) and ledger.answers(keys):
+        if queries[30] in some and ledger.answers(keys):
             raise DataError("picture gone")
         return Pictures(store)(some)
 
@@ -202,7 +203,9 @@ def test_an_error_while_reading_pictures_is_raised_and_loses_nothing(ledger, sto
     run(queries[:1], FakeLabeler(), ledger, store)
     with pytest.raises(DataError, match="picture gone"):
         run_job(queries, FakeLabeler(), ledger=ledger, limits=Limits(batch=4), pictures=pictures)
-    assert run(queries, FakeLabeler(), ledger, store).asked == 39
+    rest = run(queries, FakeLabeler(), ledger, store)
+    assert rest.cached + rest.asked == 40
+    assert rest.cached >= 20  # what came before the broken picture, but for the questions then in flight
 
 
 def test_ctrl_c_lets_what_is_in_flight_finish_and_leaves_no_lease(ledger, store):
@@ -224,15 +227,16 @@ def test_ctrl_c_lets_what_is_in_flight_finish_and_leaves_no_lease(ledger, store)
     assert len(leased.granted) == 60 - report.asked
 
 
-def test_ctrl_c_before_anything_is_asked_says_so(ledger, store):
+def test_ctrl_c_while_the_first_pictures_are_read_ends_the_job_at_once(ledger, store):
     def pictures(some):
         os.kill(os.getpid(), signal.SIGINT)
         return Pictures(store)(some)
 
     labeler = FakeLabeler()
-    with pytest.raises(LabelerError, match=r"interrupted while reading pictures \(\d+ of 40"):
-        run_job(draw(store, 40), labeler, ledger=ledger, limits=Limits(batch=1), pictures=pictures)
+    report = run_job(draw(store, 40), labeler, ledger=ledger, limits=Limits(batch=1), pictures=pictures)
     assert labeler.asked == []
+    assert (report.stopped_by, report.asked) == ("interrupt", 0)
+    assert (len(report.keys), report.keys[-1]) == (40, NO_KEY)
 
 
 def test_cancelling_the_job_leaves_no_lease_and_keeps_what_was_recorded(ledger, store):

@@ -208,12 +208,23 @@ def test_a_storm_of_429_is_waited_out_and_every_question_is_answered(ledger):
     assert len(server.log) == 12 + 40
 
 
+class Clock:
+    """Time that passes only by sleeping."""
+
+    def __init__(self):
+        self.now, self.waits = 1000.0, []
+
+    def __call__(self):
+        return self.now
+
+    async def sleep(self, seconds):
+        self.waits.append(seconds)
+        self.now += seconds
+
+
 @pytest.mark.parametrize("as_date", [False, True])
 def test_retry_after_is_honoured(as_date):
-    waits = []
-
-    async def sleep(seconds):
-        waits.append(seconds)
+    clock = Clock()
 
     def answer(request, number):
         after = formatdate(time.time() + 40, usegmt=True) if as_date else "40"
@@ -221,24 +232,23 @@ def test_retry_after_is_honoured(as_date):
 
     async def once(server):
         config = labeling.Config(model="judge", base_url=server.url, protocol="one_stage")
-        labeler = labeling.build(config, sleep=sleep)
+        labeler = labeling.build(config, sleep=clock.sleep, clock=clock)
         assert (await labeler.ask(a_query())).answer is Verdict.B_BETTER
         await labeler.close()
 
     with serve(answer) as server:
         asyncio.run(once(server))
-    assert waits == [pytest.approx(40, abs=2)]
+    assert clock.waits == [pytest.approx(40, abs=2)]
 
 
 def test_waits_between_tries_grow_with_jitter_up_to_the_cap():
-    waits = []
-
-    async def sleep(seconds):
-        waits.append(seconds)
+    clock = Clock()
 
     async def once(server):
-        config = labeling.Config(model="judge", base_url=server.url, retries=8, backoff_s=1.0, backoff_cap_s=20.0)
-        labeler = labeling.build(config, sleep=sleep)
+        config = labeling.Config(
+            model="judge", base_url=server.url, retries=8, backoff_s=1.0, backoff_cap_s=20.0, breaker_failures=99
+        )
+        labeler = labeling.build(config, sleep=clock.sleep, clock=clock)
         reply = await labeler.ask(a_query())
         await labeler.close()
         return reply
@@ -247,9 +257,9 @@ def test_waits_between_tries_grow_with_jitter_up_to_the_cap():
         reply = asyncio.run(once(server))
     assert reply.answer is None
     assert re.fullmatch(r"HTTP 503: .*overloaded.*, after 9 tries", reply.error)
-    for wait, longest in zip(waits, [1, 2, 4, 8, 16, 20, 20, 20], strict=True):
+    for wait, longest in zip(clock.waits, [1, 2, 4, 8, 16, 20, 20, 20], strict=True):
         assert longest / 2 <= wait <= longest
-    assert len(set(waits)) == 8
+    assert len(set(clock.waits)) == 8
 
 
 def test_a_storm_of_500_ends_the_job_keeps_what_was_answered_and_a_later_run_asks_only_the_rest(ledger):

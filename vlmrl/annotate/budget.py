@@ -17,6 +17,8 @@ class Limits:
     """Questions in flight at a time: at most this many are asked twice if the process is killed."""
     max_calls: int | None = None
     """Calls to the model; a two-stage question takes two."""
+    max_tokens: int | None = None
+    """Of prompts and answers together."""
     max_cost_usd: float | None = None
     max_seconds: float | None = None
     attempts: int = 3
@@ -27,27 +29,47 @@ class Limits:
     """How long other machines wait before they take over a dead worker's questions; the same machine does at once."""
     batch: int = 64
     """Queries whose pictures are held at a time, besides those in flight."""
+    grace_s: float = 60.0
+    """How long questions in flight may take to finish after Ctrl-C, SIGTERM or max_seconds; the rest is cut."""
+    patience_s: float = 600.0
+    """How long replies wait in memory for a ledger that cannot be written: locked, disk full, server away."""
 
     def __post_init__(self) -> None:
         for name in ("concurrency", "attempts", "failures", "batch"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"limits: {name} is {getattr(self, name)}; wanted at least 1")
-        for name in ("max_calls", "max_cost_usd", "max_seconds"):
+        for name in ("max_calls", "max_tokens", "max_cost_usd", "max_seconds", "grace_s", "patience_s"):
             value = getattr(self, name)
-            if value is not None and value < 0:
+            if value is not None and not value >= 0:
                 raise ConfigError(f"limits: {name} is {value}; wanted at least 0, or null for no limit")
+        if not self.lease_s > 0:
+            raise ConfigError(f"limits: lease_s is {self.lease_s}; wanted above 0")
+
+
+def same(cost: Cost) -> Cost:
+    """Return a cost as it is: what a labeler that says nothing else is taken to cost at most."""
+    return cost
 
 
 class Budget:
     """Admits questions while the dearest outcome of everything in flight stays within the limits.
 
-    A question's calls are known beforehand. Its price is taken to be the dearest seen so far, and the first is asked
-    alone to learn it: the cap can be passed only by as much as questions in flight are dearer than any before.
+    A question's calls are known beforehand. Its tokens and price are taken to be the dearest seen so far, raised by
+    `at_most` to what such a question can cost; the first is asked alone to learn it. So a cap can be passed only by as
+    much as questions in flight are dearer than that: longer prompts than any before, or a server that ignores limits.
     """
 
-    def __init__(self, limits: Limits, *, calls_per_question: int, clock: Callable[[], float] = time.monotonic) -> None:
-        self._limits, self._calls_each, self._clock = limits, calls_per_question, clock
-        self._start, self._in_flight, self._dearest = clock(), 0, 0.0
+    def __init__(
+        self,
+        limits: Limits,
+        *,
+        calls_per_question: int,
+        at_most: Callable[[Cost], Cost] = same,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._limits, self._calls_each, self._at_most, self._clock = limits, calls_per_question, at_most, clock
+        self._start, self._in_flight = clock(), 0
+        self._dearest: Cost | None = None
         self._change = asyncio.Condition()
         self.spent = Cost()
         self.stopped_by = ""
@@ -62,6 +84,17 @@ class Budget:
         async with self._change:
             self.stopped_by = self.stopped_by or reason
             self._change.notify_all()
+
+    async def stopped(self) -> str:
+        """Wait until nothing is admitted any more, at the latest when the time is up; return the reason."""
+        limit = self._limits.max_seconds
+        try:
+            async with asyncio.timeout(None if limit is None else max(0.0, limit - self.seconds)), self._change:
+                while not self.stopped_by:
+                    await self._change.wait()
+        except TimeoutError:
+            await self.stop("max_seconds")
+        return self.stopped_by
 
     async def admit(self) -> bool:
         """Wait until one more question fits, and say whether it ever will; each admission needs one `settle`."""
@@ -83,19 +116,35 @@ class Budget:
         async with self._change:
             self._in_flight -= 1
             self.spent += cost
-            self._dearest = max(self._dearest, cost.usd)
+            if cost.calls:
+                self._dearest = _dearer(self._dearest or Cost(), self._at_most(cost))
             self._change.notify_all()
 
     def _obstacle(self) -> str:
         """Name the limit that one more question might pass, or nothing."""
-        limits, outstanding = self._limits, self._in_flight + 1
+        limits, outstanding, spent = self._limits, self._in_flight + 1, self.spent
         if limits.max_seconds is not None and self.seconds >= limits.max_seconds:
             return "max_seconds"
-        if limits.max_calls is not None and self.spent.calls + outstanding * self._calls_each > limits.max_calls:
+        if limits.max_calls is not None and spent.calls + outstanding * self._calls_each > limits.max_calls:
             return "max_calls"
-        if limits.max_cost_usd is not None:
-            unknown_price = self._in_flight > 0 and self._dearest == 0
-            spent_up = self.spent.usd >= limits.max_cost_usd
-            if unknown_price or spent_up or self.spent.usd + outstanding * self._dearest > limits.max_cost_usd:
-                return "max_cost_usd"
+        dearest = self._dearest or Cost()
+        for name, limit, used, each in (
+            ("max_tokens", limits.max_tokens, _tokens(spent), _tokens(dearest)),
+            ("max_cost_usd", limits.max_cost_usd, spent.usd, dearest.usd),
+        ):
+            unknown = self._dearest is None and self._in_flight > 0
+            if limit is not None and (unknown or used >= limit or used + outstanding * each > limit):
+                return name
         return ""
+
+
+def _tokens(cost: Cost) -> int:
+    return cost.prompt_tokens + cost.completion_tokens
+
+
+def _dearer(a: Cost, b: Cost) -> Cost:
+    return Cost(
+        prompt_tokens=max(a.prompt_tokens, b.prompt_tokens),
+        completion_tokens=max(a.completion_tokens, b.completion_tokens),
+        usd=max(a.usd, b.usd),
+    )

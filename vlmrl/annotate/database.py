@@ -1,17 +1,15 @@
 """Opens the ledger's database: SQLite in WAL mode for a path, anything else by URL."""
 
-import os
-import socket
 import sqlite3
 import time
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
-from uuid import uuid4
 
-from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url, text
-from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
+from sqlalchemy import URL, Connection, Engine, Table, create_engine, event, make_url, text
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, OperationalError
 
 from vlmrl.errors import ConfigError, DataError, unknown
 
@@ -20,6 +18,18 @@ T = TypeVar("T")
 _BUSY_S = 60.0
 """How long a writer waits for another process's transaction."""
 _DRIVERS = {"postgresql": "psycopg", "postgres": "psycopg", "sqlite": ""}
+_WRITER = 7635
+"""The advisory lock that PostgreSQL's writers take, so that they come one after another as SQLite's do."""
+_TROUBLE = {
+    "database is locked": "another process holds it locked",
+    "database or disk is full": "the disk is full",
+    "disk i/o error": "the disk cannot be written: full, over a quota, or failing",
+    "readonly database": "it may not be written: check who owns the file and its folder",
+}
+
+
+class UnavailableError(DataError):
+    """The ledger cannot be used now; it may work again later."""
 
 
 def open_engine(location: str | Path) -> Engine:
@@ -92,13 +102,22 @@ def transaction(engine: Engine, *, writes: bool) -> Generator[Connection, None, 
     """Run a block in one transaction, committed at its end.
 
     Raises:
-        DataError: if the database cannot be reached or is damaged.
+        UnavailableError: if the database is locked or cannot be reached, or its disk is full.
+        DataError: if it is damaged.
     """
     try:
         with engine.connect().execution_options(writes=writes) as connection, connection.begin():
+            if writes and connection.dialect.name == "postgresql":
+                connection.execute(text("SELECT pg_advisory_xact_lock(:number)"), {"number": _WRITER})
             yield connection
     except DBAPIError as e:
-        raise DataError(f"the ledger {engine.url.render_as_string()} cannot be used: {e.orig}") from e
+        kind = UnavailableError if isinstance(e, OperationalError) else DataError
+        raise kind(f"the ledger {engine.url.render_as_string()} cannot be used: {_explain(str(e.orig))}") from e
+
+
+def _explain(message: str) -> str:
+    known = [why for said, why in _TROUBLE.items() if said in message.lower()]
+    return f"{known[0]} ({message})" if known else message
 
 
 def clock_of(connection: Connection) -> float | None:
@@ -108,27 +127,12 @@ def clock_of(connection: Connection) -> float | None:
     return float(connection.execute(text("SELECT extract(epoch FROM clock_timestamp())")).scalar_one())
 
 
+def insert(connection: Connection, table: Table) -> Any:
+    """Return an INSERT that can say what to do on conflict, which each database spells by itself."""
+    return (postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert)(table)
+
+
 def chunks(values: Sequence[T], size: int = 500) -> Iterator[Sequence[T]]:
     """Cut into pieces: databases limit the parameters of one statement."""
     for start in range(0, len(values), size):
         yield values[start : start + size]
-
-
-def new_owner() -> str:
-    """Return a name for this worker that tells others where it runs."""
-    return f"{socket.gethostname()}:{os.getpid()}:{uuid4().hex[:12]}"
-
-
-def surely_dead(owner: str) -> bool:
-    """Say whether a worker was a process of this machine that is gone."""
-    host, _, rest = owner.partition(":")
-    pid = rest.partition(":")[0]
-    if host != socket.gethostname() or not pid.isdigit():
-        return False
-    try:
-        os.kill(int(pid), 0)
-    except ProcessLookupError:
-        return True
-    except PermissionError:
-        return False
-    return False

@@ -1,26 +1,34 @@
-"""The labeling job: asks a labeler, through the ledger, exactly those questions that have no answer yet."""
+"""The labeling job: asks a labeler, through the ledger, exactly those questions that have no answer yet.
+
+Queries pass through in batches: their pictures are read, the ledger says which need an answer and reserves those,
+workers ask. Of each query only its key stays, so that memory is next to constant in their number.
+"""
 
 import asyncio
-import signal
-import threading
-from collections import Counter, deque
-from collections.abc import Callable, Generator, Mapping, Sequence
+from array import array
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
-from vlmrl.annotate.budget import Budget, Limits
-from vlmrl.annotate.database import chunks, new_owner
-from vlmrl.annotate.ledger import Asked, Ledger
+from vlmrl.annotate.budget import Budget, Limits, same
+from vlmrl.annotate.database import UnavailableError
+from vlmrl.annotate.interrupt import first_interrupt
+from vlmrl.annotate.keys import Keys
+from vlmrl.annotate.ledger import Asked, Leased, Ledger
 from vlmrl.annotate.question import question_key
-from vlmrl.errors import ConfigError, LabelerError
+from vlmrl.annotate.tally import Counts, JobReport, Tally
+from vlmrl.annotate.worker import new_owner
+from vlmrl.errors import ConfigError, DataError, LabelerError
 from vlmrl.types import Cost, Labeler, Query, Reply, Verdict
+
+__all__ = ["Fill", "JobReport", "Metered", "Tally", "label", "run_job"]
 
 T = TypeVar("T")
 
 _POLL_S = 0.5
-"""Between looks at questions which other workers hold."""
+"""Between looks at questions which other workers hold, and at a ledger that cannot be used."""
+_CUT = ("interrupt", "max_seconds", "error")
+"""Reasons for which nothing more is looked at, and what is in flight has only so long."""
 
 
 @runtime_checkable
@@ -33,43 +41,13 @@ class Metered(Protocol):
     """Its replies carry what they cost in USD."""
 
 
-@dataclass(frozen=True)
-class Tally:
-    """How far a job is, counted in different questions."""
+@runtime_checkable
+class Bounded(Protocol):
+    """What a labeler may say about its price."""
 
-    total: int = 0
-    cached: int = 0
-    """Answered before this run."""
-    asked: int = 0
-    """Replies received in this run."""
-    unreadable: int = 0
-    """Of those, replies that could not be read."""
-    failed: int = 0
-    """Of those, calls that gave no reply."""
-    elsewhere: int = 0
-    """Answered by other workers meanwhile."""
-    given_up: int = 0
-    """Not asked again: too many replies could not be read."""
-    cost: Cost = field(default_factory=Cost)
-    seconds: float = 0.0
-
-    @property
-    def done(self) -> int:
-        """Questions that need nothing more in this run."""
-        return self.cached + self.asked + self.elsewhere + self.given_up
-
-
-@dataclass(frozen=True)
-class JobReport(Tally):
-    """What a labeling job did."""
-
-    verdicts: Mapping[str, int] = field(default_factory=dict[str, int])
-    """How often each verdict stands, over all queries that have an answer."""
-    stopped_by: str = ""
-    """max_calls, max_cost_usd, max_seconds, interrupt, or empty when every question was asked."""
-    labeler: str = ""
-    keys: tuple[str, ...] = field(default=(), repr=False)
-    """The ledger's key of each query, in the queries' order."""
+    def at_most(self, cost: Cost) -> Cost:
+        """Return what a question can cost whose pictures are like those of one that cost so much."""
+        ...
 
 
 Fill = Callable[[Sequence[Query]], list[Query]]
@@ -86,16 +64,17 @@ def run_job(
 ) -> JobReport:
     """Ask what is unanswered and return what was done; the labeler is closed afterwards.
 
-    `pictures` fills queries that come without. Ctrl-C lets the questions in flight finish and returns; a second one
-    aborts. Whatever was answered is in the ledger, also when an error is raised.
+    `pictures` fills queries that come without. Ctrl-C or SIGTERM lets the questions in flight finish and returns; a
+    second one aborts. Whatever was answered is in the ledger, also when an error is raised.
 
     Raises:
         LabelerError: if the labeler cannot go on.
+        DataError: if the ledger cannot be written for longer than the limits allow.
     """
 
     async def main() -> JobReport:
         job = _Job(labeler, ledger, limits or Limits(), pictures, progress)
-        with _first_interrupt(job.interrupt):
+        with first_interrupt(job.interrupt):
             return await job.run(queries)
 
     return asyncio.run(main())
@@ -114,34 +93,12 @@ async def label(
     return await _Job(labeler, ledger, limits or Limits(), pictures, progress).run(queries)
 
 
-@contextmanager
-def _first_interrupt(act: Callable[[], None]) -> Generator[None, None, None]:
-    """Call `act` at the first Ctrl-C; later ones do what they always do."""
-    loop = asyncio.get_running_loop()
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.getsignal(signal.SIGINT)
-
-    def once() -> None:
-        loop.remove_signal_handler(signal.SIGINT)
-        signal.signal(signal.SIGINT, before)
-        act()
-
-    loop.add_signal_handler(signal.SIGINT, once)
-    try:
-        yield
-    finally:
-        if loop.remove_signal_handler(signal.SIGINT):
-            signal.signal(signal.SIGINT, before)
-
-
 def _silent(tally: Tally) -> None:
     del tally
 
 
 class _Job:
-    """One run: scan what is unanswered, feed it to the workers, record what they bring."""
+    """One run: scan the queries, feed what is unanswered to the workers, record what they bring."""
 
     def __init__(
         self,
@@ -160,14 +117,19 @@ class _Job:
             )
         self._fill = pictures if metered is None or metered.needs_pictures else None
         self._progress = progress or _silent
-        self._budget = Budget(limits, calls_per_question=metered.calls_per_question if metered else 1)
+        self._budget = Budget(
+            limits,
+            calls_per_question=metered.calls_per_question if metered else 1,
+            at_most=labeler.at_most if isinstance(labeler, Bounded) else same,
+        )
         self._owner = new_owner()
         self._database = ThreadPoolExecutor(1, "ledger")
         self._reader = ThreadPoolExecutor(1, "pictures")
         self._outbox: list[tuple[str, Reply]] = []
         self._commit = asyncio.Lock()
         self._ready: asyncio.Queue[tuple[str, Query] | None] = asyncio.Queue(limits.concurrency)
-        self._counts: Counter[str] = Counter()
+        self._keys, self._seen = Keys(), set[int]()
+        self._counts = Counts()
         self._failures_in_a_row = 0
         self._error: Exception | None = None
         self._stopping: asyncio.Task[None] | None = None
@@ -178,83 +140,97 @@ class _Job:
 
     async def run(self, queries: Sequence[Query]) -> JobReport:
         """Run to the end, a limit or an error; leave no lease, thread or reply behind."""
+        self._counts.number["total"] = len(queries)
+        self._report()
         try:
-            keys = await self._scan(queries)
-            pending = await self._pending(keys, queries)
-            await self._ask_all(pending)
+            await self._work_through(queries)
         finally:
             await self._clean_up()
-        verdicts = await asyncio.to_thread(self._verdicts, keys)
-        return JobReport(
-            **vars(self._tally()), verdicts=verdicts, stopped_by=self._budget.stopped_by,
-            labeler=self._labeler.name, keys=keys,
-        )  # fmt: skip
-
-    async def _scan(self, queries: Sequence[Query]) -> tuple[str, ...]:
-        """Return each query's key and register it; pictures are held a batch at a time."""
-        keys: list[str] = []
-        for some in chunks(queries, self._limits.batch):
-            asked = await self._in(self._reader, self._describe, some)
-            await self._in(self._database, self._ledger.register, asked, labeler=self._labeler.name)
-            keys += [a.key for a in asked]
-            if self._budget.stopped_by:
-                raise LabelerError(f"interrupted while reading pictures ({len(keys)} of {len(queries)} queries)")
-        return tuple(keys)
-
-    def _describe(self, queries: Sequence[Query]) -> list[Asked]:
-        contents = [self._labeler.content(query) for query in self._with_pictures(queries)]
-        return [Asked(question_key(c), c, q) for c, q in zip(contents, queries, strict=True)]
-
-    def _with_pictures(self, queries: Sequence[Query]) -> Sequence[Query]:
-        return queries if self._fill is None or all(q.images for q in queries) else self._fill(queries)
-
-    async def _pending(self, keys: Sequence[str], queries: Sequence[Query]) -> dict[str, Query]:
-        """Return the questions to ask, in the order of the queries."""
-        answered = await self._in(self._database, self._ledger.answers, keys)
-        unreadable = await self._in(self._database, self._ledger.unreadable, keys)
-        unique = dict(zip(reversed(keys), reversed(queries), strict=True))
-        self._counts["total"], self._counts["cached"] = len(unique), len(answered)
-        given_up = {k for k, n in unreadable.items() if n >= self._limits.attempts and k not in answered}
-        self._counts["given_up"] = len(given_up)
-        return {k: unique[k] for k in dict.fromkeys(keys) if k not in answered and k not in given_up}
-
-    async def _ask_all(self, pending: Mapping[str, Query]) -> None:
-        self._progress(self._tally())
-        if not pending:
-            return
-        heartbeat = asyncio.create_task(self._beat())
-        workers = [self._work() for _ in range(min(self._limits.concurrency, len(pending)))]
-        tasks = [asyncio.create_task(t) for t in (self._feed(pending, workers=len(workers)), *workers)]
-        try:
-            await asyncio.gather(*tasks)
-        finally:
-            for task in (heartbeat, *tasks):
-                task.cancel()
-            await asyncio.gather(heartbeat, *tasks, return_exceptions=True)
         if self._error is not None:
             raise self._error
+        self._keys.fill(len(queries))
+        found = await asyncio.to_thread(self._ledger.verdicts, self._keys)
+        return JobReport(
+            **vars(self._tally()), verdicts={v.value: found[v.value] for v in Verdict},
+            stopped_by=self._budget.stopped_by, labeler=self._labeler.name, keys=self._keys,
+        )  # fmt: skip
 
-    async def _feed(self, pending: Mapping[str, Query], *, workers: int) -> None:
-        """Lease questions batch by batch and put them, with pictures, where the workers wait."""
-        waiting, held = deque(pending), deque[str]()
+    async def _work_through(self, queries: Sequence[Query]) -> None:
+        heartbeat = asyncio.create_task(self._beat())
+        count = max(1, min(self._limits.concurrency, len(queries)))
+        tasks = [asyncio.create_task(t) for t in (self._feed(queries, count), *(self._work() for _ in range(count)))]
+        guard = asyncio.create_task(self._guard(tasks))
         try:
-            while (waiting or held) and not self._budget.stopped_by:
-                if not waiting:
-                    await asyncio.sleep(_POLL_S)
-                    waiting, held = held, waiting
-                some = [waiting.popleft() for _ in range(min(self._limits.batch, len(waiting)))]
-                leased = await self._in(
-                    self._database, self._ledger.lease, some, owner=self._owner, seconds=self._limits.lease_s
-                )
-                self._counts["elsewhere"] += len(leased.answered)
-                held.extend(k for k in some if k not in {*leased.granted, *leased.answered})
-                granted = await self._in(self._reader, self._with_pictures, [pending[k] for k in leased.granted])
-                for pair in zip(leased.granted, granted, strict=True):
-                    await self._ready.put(pair)
+            await asyncio.gather(*tasks, return_exceptions=True)
+        finally:
+            for task in (heartbeat, guard, *tasks):
+                task.cancel()
+            await asyncio.gather(heartbeat, guard, *tasks, return_exceptions=True)
+
+    async def _guard(self, tasks: Sequence[asyncio.Task[None]]) -> None:
+        """Cut what is in flight when the job was stopped and its grace is over."""
+        if await self._budget.stopped() in _CUT:
+            await asyncio.sleep(self._limits.grace_s)
+            for task in tasks:
+                task.cancel()
+
+    async def _feed(self, queries: Sequence[Query], workers: int) -> None:
+        """Offer all queries once, then those that other workers hold until these are answered or free."""
+        held = array("q")
+        try:
+            size = self._limits.batch
+            for start in range(0, len(queries), size):
+                if self._budget.stopped_by in _CUT:
+                    break
+                held.extend(await self._offer(queries, range(start, min(start + size, len(queries)))))
+            while held and not self._budget.stopped_by:
+                await asyncio.sleep(_POLL_S)
+                again, held = held, array("q")
+                for start in range(0, len(again), size):
+                    held.extend(await self._offer(queries, again[start : start + size]))
         except Exception as e:  # raised again when what is in flight has been recorded
             await self._fail(e)
         for _ in range(workers):
             await self._ready.put(None)
+
+    async def _offer(self, queries: Sequence[Query], places: Sequence[int]) -> list[int]:
+        """Put some unanswered questions, with pictures, where the workers wait; return the places of those held."""
+        first = len(self._keys) <= places[0]
+        some = [queries[i] for i in places]
+        asked = await self._in(self._reader, self._describe, some)
+        if first:
+            self._keys.extend(a.key for a in asked)
+        fresh = {a.key: (i, a.query) for i, a in zip(places, asked, strict=True) if not first or self._is_new(a.key)}
+        leased = await self._use_ledger(self._lease, asked if first else [], list(fresh))
+        self._counts.number["cached" if first else "elsewhere"] += len(leased.answered)
+        self._counts.number["given_up"] += len(leased.given_up)
+        if leased.answered or leased.given_up:
+            self._report()
+        for key in leased.granted:
+            await self._ready.put((key, fresh[key][1]))
+        settled = {*leased.granted, *leased.answered, *leased.given_up}
+        return [i for key, (i, _) in fresh.items() if key not in settled and not self._budget.stopped_by]
+
+    def _is_new(self, key: str) -> bool:
+        """Say whether a question comes for the first time in this run; half of a digest tells them apart."""
+        mark, before = int(key[:16], 16), len(self._seen)
+        self._seen.add(mark)
+        self._counts.number["total"] -= len(self._seen) == before
+        return len(self._seen) > before
+
+    def _describe(self, queries: Sequence[Query]) -> list[Asked]:
+        filled = queries if self._fill is None or all(q.images for q in queries) else self._fill(queries)
+        contents = [self._labeler.content(query) for query in filled]
+        return [Asked(question_key(c), c, q) for c, q in zip(contents, filled, strict=True)]
+
+    def _lease(self, asked: Sequence[Asked], keys: Sequence[str]) -> Leased:
+        """Write questions down and reserve those among `keys` that need an answer, unless the budget is spent."""
+        if asked:
+            self._ledger.register(asked, labeler=self._labeler.name)
+        limits = self._limits
+        if self._budget.stopped_by:
+            return self._ledger.settled(keys, attempts=limits.attempts)
+        return self._ledger.lease(keys, owner=self._owner, seconds=limits.lease_s, attempts=limits.attempts)
 
     async def _work(self) -> None:
         """Ask one question at a time, its reply committed before the next; once stopped, only empty the queue."""
@@ -273,6 +249,9 @@ class _Job:
             reply = await self._labeler.ask(query)
             cost = reply.cost
             return reply
+        except asyncio.CancelledError:
+            self._counts.number["cut"] += 1
+            raise
         finally:
             await self._budget.settle(cost)
 
@@ -282,18 +261,21 @@ class _Job:
         self._outbox.append(entry)
         async with self._commit:
             if any(waiting is entry for waiting in self._outbox):
-                replies, self._outbox = self._outbox, []
-                await self._in(self._database, self._ledger.record, replies, owner=self._owner)
-        self._counts["asked"] += 1
-        self._counts["failed"] += bool(reply.error)
-        self._counts["unreadable"] += reply.answer is None and not reply.error
+                await self._use_ledger(self._empty_outbox)
+        self._counts.reply(reply)
         self._failures_in_a_row = self._failures_in_a_row + 1 if reply.error else 0
-        self._progress(self._tally())
+        self._report()
         if self._failures_in_a_row >= self._limits.failures:
             raise LabelerError(
                 f"{self._labeler.name} failed {self._failures_in_a_row} questions in a row; the last: {reply.error}. "
                 "What was answered is kept; run the same command again to ask the rest"
             )
+
+    def _empty_outbox(self) -> None:
+        """Commit all replies that wait; on the ledger's thread, so that cancelling nobody can part the two steps."""
+        replies = list(self._outbox)
+        self._ledger.record(replies, owner=self._owner)
+        del self._outbox[: len(replies)]
 
     async def _fail(self, error: Exception) -> None:
         self._error = self._error or error
@@ -303,26 +285,45 @@ class _Job:
         """Keep the leases alive while this process is."""
         while True:
             await asyncio.sleep(self._limits.lease_s / 3)
-            await self._in(self._database, self._ledger.renew, self._owner, seconds=self._limits.lease_s)
+            await self._use_ledger(self._ledger.renew, self._owner, seconds=self._limits.lease_s)
+
+    async def _use_ledger(self, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+        """Call the ledger, again and again while it is locked, full or away, for as long as the limits allow."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self._limits.patience_s
+        while True:
+            try:
+                result = await self._in(self._database, function, *args, **kwargs)
+            except UnavailableError as e:
+                if loop.time() >= deadline or self._error is not None:
+                    raise
+                self._counts.trouble = str(e)
+                self._report()
+                await asyncio.sleep(min(_POLL_S, max(0.0, deadline - loop.time())))
+            else:
+                self._counts.trouble = ""
+                return result
 
     async def _clean_up(self) -> None:
         """Commit what came last, give up leases, end threads, close the labeler."""
         try:
-            if self._outbox:
-                await self._in(self._database, self._ledger.record, self._outbox, owner=self._owner)
+            await self._in(self._database, self._empty_outbox)
             await self._in(self._database, self._ledger.release, self._owner)
-            await self._labeler.close()
+        except UnavailableError as e:
+            lost = f"{len(self._outbox)} replies are lost and will be asked again; " if self._outbox else ""
+            self._error = DataError(
+                f"{e}; {lost}what was committed before is safe: mend it, then run the same command again"
+            )
         finally:
             self._database.shutdown()
             self._reader.shutdown()
+            await self._labeler.close()
 
-    def _verdicts(self, keys: Sequence[str]) -> dict[str, int]:
-        answers = self._ledger.answers(keys)
-        found = Counter(a.value for k in keys if k in answers and isinstance(a := answers[k].answer, Verdict))
-        return {v.value: found[v.value] for v in Verdict}
+    def _report(self) -> None:
+        self._progress(self._tally())
 
     def _tally(self) -> Tally:
-        return Tally(**self._counts, cost=self._budget.spent, seconds=self._budget.seconds)
+        return self._counts.tally(self._budget.spent, self._budget.seconds)
 
     @staticmethod
     async def _in(pool: ThreadPoolExecutor, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:

@@ -5,19 +5,20 @@ queue through leases and survive each other's death.
 """
 
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from sqlalchemy import Connection, delete, func, or_, select, update
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy import Connection, delete, func, select, update
 
-from vlmrl.annotate import schema
-from vlmrl.annotate.database import chunks, clock_of, open_engine, surely_dead, transaction
+from vlmrl.annotate import leases, schema
+from vlmrl.annotate.database import chunks, clock_of, insert, open_engine, transaction
 from vlmrl.annotate.frozen import freeze
+from vlmrl.annotate.leases import Leased
 from vlmrl.annotate.question import canonical
 from vlmrl.annotate.record import reply_from_row, reply_to_row, subject_rows
 from vlmrl.types import Preferences, Query, Reply
@@ -30,15 +31,6 @@ class Asked:
     key: str
     content: Mapping[str, object]
     query: Query
-
-
-@dataclass(frozen=True)
-class Leased:
-    """What a worker got of the questions it wanted; the rest is with others."""
-
-    granted: tuple[str, ...]
-    answered: tuple[str, ...]
-    """Answered by others in the meantime."""
 
 
 class Ledger:
@@ -115,14 +107,24 @@ class Ledger:
 
     def unreadable(self, keys: Sequence[str]) -> dict[str, int]:
         """Return how many replies to each question could not be read; failed calls do not count."""
-        table = schema.reply.c
         found: dict[str, int] = {}
         with self.transaction(writes=False) as connection:
             for some in chunks(sorted(set(keys))):
-                wanted = select(table.question, func.count()).where(
-                    table.question.in_(some), table.answer_type == "none", table.error == ""
+                found |= leases.unreadable(connection, some)
+        return found
+
+    def verdicts(self, keys: Sequence[str]) -> Counter[str]:
+        """Count the answers that stand, each as often as its question is among the keys; few are held at a time."""
+        table, found = schema.reply.c, Counter[str]()
+        with self.transaction(writes=False) as connection:
+            for some in chunks(keys):
+                wanted = select(table.question, table.answer).where(
+                    table.question.in_(set(some)), table.answer_type == "verdict"
                 )
-                found |= {key: count for key, count in connection.execute(wanted.group_by(table.question))}
+                first: dict[str, str] = {}
+                for key, answer in connection.execute(wanted.order_by(table.id)):
+                    first.setdefault(key, answer)
+                found.update(first[key] for key in some if key in first)
         return found
 
     def keys(self) -> list[str]:
@@ -137,20 +139,24 @@ class Ledger:
             wanted = select(schema.subject.c.question).where(schema.subject.c.episode == episode).distinct()
             return sorted(connection.execute(wanted).scalars())
 
-    def lease(self, keys: Sequence[str], *, owner: str, seconds: float) -> Leased:
-        """Reserve registered questions for `owner`, except those answered or reserved by a worker that may live."""
+    def lease(self, keys: Sequence[str], *, owner: str, seconds: float, attempts: int | None = None) -> Leased:
+        """Reserve registered questions for `owner`, except those answered or reserved by a worker that may live.
+
+        A worker of this machine keeps its questions as long as its process is there, whatever the clock says; of others
+        the lease must be renewed in time. Questions with `attempts` unreadable replies are given up.
+        """
         with self.transaction(writes=True) as connection:
-            now = self._now(connection)
-            granted: list[str] = []
-            for some in chunks(sorted(set(keys))):
-                _forget_dead(connection, some)
-                rows = [{"question": key, "owner": owner, "expires": now + seconds} for key in some]
-                granted += _take(connection, rows, owner=owner, now=now)
-            # After the lease is ours: whoever answered before has committed both answer and release.
-            answered = [row.question for some in chunks(granted) for row in connection.execute(_readable(some))]
-            _release(connection, owner, answered)
-        kept, order = set(granted) - set(answered), {key: i for i, key in enumerate(keys)}
-        return Leased(tuple(sorted(kept, key=order.__getitem__)), tuple(sorted(set(answered), key=order.__getitem__)))
+            now, granted = self._now(connection), set[str]()
+            known = leases.settled(connection, keys, attempts=attempts)
+            open_ = sorted({*keys} - {*known.answered, *known.given_up})
+            for some in chunks(open_):
+                granted |= set(leases.take(connection, some, owner=owner, now=now, expires=now + seconds))
+        return replace(known, granted=tuple(k for k in dict.fromkeys(keys) if k in granted))
+
+    def settled(self, keys: Sequence[str], *, attempts: int | None = None) -> Leased:
+        """Return which questions need no answer any more, and reserve nothing."""
+        with self.transaction(writes=False) as connection:
+            return leases.settled(connection, keys, attempts=attempts)
 
     def renew(self, owner: str, *, seconds: float) -> None:
         """Extend all leases of a worker: its heartbeat."""
@@ -175,7 +181,7 @@ class Ledger:
                 rows.append({"question": key, "attempt": attempts[key], "time": now, **reply_to_row(reply)})
             if rows:
                 connection.execute(table.insert(), rows)
-            _release(connection, owner, [key for key, _ in replies])
+            leases.release(connection, owner, [key for key, _ in replies])
 
     def snapshot(self, queries: Sequence[Query], keys: Sequence[str]) -> Preferences:
         """Return the labels of these queries that are fit for training, in their order, with the hash of exactly these.
@@ -195,11 +201,9 @@ class Ledger:
 
 
 def _attempts(connection: Connection, keys: Sequence[str]) -> dict[str, int]:
-    """Return how many replies each question has; PostgreSQL's rows stay locked so that two workers count in turn."""
+    """Return how many replies each question has; writers come one after another, so they count in turn."""
     found: dict[str, int] = {}
     for some in chunks(keys):
-        locked = select(schema.question.c.key).where(schema.question.c.key.in_(some)).order_by(schema.question.c.key)
-        connection.execute(locked.with_for_update())
         count = select(schema.reply.c.question, func.count()).where(schema.reply.c.question.in_(some))
         found |= {key: n for key, n in connection.execute(count.group_by(schema.reply.c.question))}
     return found
@@ -209,32 +213,7 @@ def _readable(keys: Sequence[str]) -> Any:
     return select(schema.reply).where(schema.reply.c.question.in_(keys), schema.reply.c.answer_type != "none")
 
 
-def _insert(connection: Connection, table: Any) -> Any:
-    return (postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert)(table)
-
-
 def insert_missing(connection: Connection, table: Any, rows: Sequence[dict[str, Any]]) -> None:
     """Insert the rows whose primary key is not there yet."""
     if rows:
-        connection.execute(_insert(connection, table).on_conflict_do_nothing(), rows)
-
-
-def _take(connection: Connection, rows: Sequence[dict[str, Any]], *, owner: str, now: float) -> list[str]:
-    statement = _insert(connection, schema.lease).values(list(rows))
-    fresh = statement.on_conflict_do_update(
-        index_elements=[schema.lease.c.question],
-        set_={"owner": statement.excluded.owner, "expires": statement.excluded.expires},
-        where=or_(schema.lease.c.expires < now, schema.lease.c.owner == owner),
-    )
-    return list(connection.execute(fresh.returning(schema.lease.c.question)).scalars())
-
-
-def _forget_dead(connection: Connection, keys: Sequence[str]) -> None:
-    owners = connection.execute(select(schema.lease.c.owner).where(schema.lease.c.question.in_(keys)).distinct())
-    if dead := [owner for owner in owners.scalars() if surely_dead(owner)]:
-        connection.execute(delete(schema.lease).where(schema.lease.c.owner.in_(dead)))
-
-
-def _release(connection: Connection, owner: str, keys: Sequence[str]) -> None:
-    for some in chunks(keys):
-        connection.execute(delete(schema.lease).where(schema.lease.c.question.in_(some), schema.lease.c.owner == owner))
+        connection.execute(insert(connection, table).on_conflict_do_nothing(), rows)

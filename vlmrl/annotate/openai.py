@@ -6,11 +6,9 @@ wrong key, an unknown model or an empty account end the job with what to do.
 
 import asyncio
 import os
-import random
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from email.utils import parsedate_to_datetime
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
@@ -18,17 +16,16 @@ from urllib.parse import urlsplit
 from vlmrl.annotate import completion as answers
 from vlmrl.annotate import encode
 from vlmrl.annotate.compare import CallFailedError, Picture, Said, compare
+from vlmrl.annotate.estimate import guess_tokens
+from vlmrl.annotate.prices import pick_price
 from vlmrl.annotate.script import COMPARE, Message, Protocols, Script, load_script
+from vlmrl.annotate.servers import Policy
+from vlmrl.annotate.transport import Settings, Transport
 from vlmrl.errors import ConfigError, LabelerError
 from vlmrl.types import Cost, Kind, Query, Reply
 
 if TYPE_CHECKING:
-    from openai import APIStatusError, AsyncOpenAI
     from openai.types.chat import ChatCompletion
-
-_LONGEST_WAIT_S = 600.0
-"""A server that asks for more patience than this is as good as gone."""
-_BUSY = (408, 409, 425, 429)
 
 
 @dataclass(frozen=True)
@@ -39,6 +36,8 @@ class Config:
     """As the server names it."""
     base_url: str = "http://127.0.0.1:8000/v1"
     """A server on this machine unless you name another: nothing leaves it by default."""
+    base_urls: tuple[str, ...] = ()
+    """Servers of the same model that take turns, the idlest first, instead of base_url."""
     api_key_env: str = "OPENAI_API_KEY"
     """Name of the environment variable that holds the key; a server on this machine may need none."""
     protocol: Protocols = "auto"
@@ -74,44 +73,88 @@ class Config:
     draw: int = 0
     """Another number asks the same questions again: votes."""
     usd_per_million_prompt: float | None = None
+    """null, as the next: what conf/prices.yaml says of the model, if anything."""
     usd_per_million_completion: float | None = None
+    requests_per_minute: float | None = None
+    """Of each server; null: as many as it takes."""
+    tokens_per_minute: float | None = None
+    """Of each server, prompts and answers together."""
     timeout_s: float = 120.0
     retries: int = 6
+    """Of one message, after errors and time-outs; waiting because a server is away or busy does not count."""
     backoff_s: float = 1.0
     """Before the first retry; doubles each time, with jitter."""
     backoff_cap_s: float = 60.0
+    """Also how long a server rests that fails `breaker_failures` times in a row."""
+    breaker_failures: int = 5
+    patience_s: float = 600.0
+    """How long no server may answer, for example because it starts again, before the job ends."""
 
     def __post_init__(self) -> None:
-        if self.retries < 0 or self.timeout_s <= 0 or not 1 <= self.jpeg_quality <= 100:
-            raise ConfigError(
-                f"openai: retries {self.retries}, timeout_s {self.timeout_s}, jpeg_quality {self.jpeg_quality} given; "
-                "wanted retries at least 0, timeout_s above 0, jpeg_quality 1 to 100"
-            )
+        least = {"retries": 0, "breaker_failures": 1, "patience_s": 0, "backoff_s": 0, "backoff_cap_s": 0}
+        for name in least | {"timeout_s": 0, "requests_per_minute": 0, "tokens_per_minute": 0}:
+            value = getattr(self, name)
+            if value is not None and not (value >= least[name] if name in least else value > 0):
+                wanted = f"at least {least[name]}" if name in least else "above 0"
+                raise ConfigError(f"openai: {name} {value} given; wanted {wanted}")
+        if not 1 <= self.jpeg_quality <= 100:
+            raise ConfigError(f"openai: jpeg_quality {self.jpeg_quality} given; wanted 1 to 100")
         if self.max_picture_mb <= 0 or self.top_logprobs < 2:
             raise ConfigError(
                 f"openai: max_picture_mb {self.max_picture_mb}, top_logprobs {self.top_logprobs} given; "
                 "wanted above 0, and at least 2"
             )
 
+    @property
+    def urls(self) -> tuple[str, ...]:
+        """The servers."""
+        return self.base_urls or (self.base_url,)
 
-def build(config: Config, *, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep) -> "OpenAI":
+
+def build(
+    config: Config,
+    *,
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    clock: Callable[[], float] = time.monotonic,
+) -> "OpenAI":
     """Return the labeler; no connection is made before the first question.
 
     Raises:
         ConfigError: if no model is named, or the openai package is not installed.
-        LabelerError: if the server is elsewhere and there is no key.
+        LabelerError: if a server is elsewhere and there is no key.
     """
     if find_spec("openai") is None:
         raise ConfigError("labeler 'openai' needs the package openai: pip install 'openai>=2'")
+    url = config.urls[0]
     if not config.model:
-        raise ConfigError(
-            f"openai: model is empty; name one that {config.base_url} serves (GET {config.base_url}/models)"
-        )
-    local = (urlsplit(config.base_url).hostname or "") in ("localhost", "127.0.0.1", "::1")
+        raise ConfigError(f"openai: model is empty; name one that {url} serves (GET {url}/models)")
     key = os.environ.get(config.api_key_env, "")
-    if not key and not local:
-        raise LabelerError(f"no key for {config.base_url}: set the environment variable {config.api_key_env}")
-    return OpenAI(config, load_script(config.prompt or COMPARE, protocol=config.protocol), key or "none", sleep)
+    far = [u for u in config.urls if (urlsplit(u).hostname or "") not in ("localhost", "127.0.0.1", "::1")]
+    if not key and far:
+        raise LabelerError(f"no key for {far[0]}: set the environment variable {config.api_key_env}")
+    transport = Transport(_transport(config, key or "none"), sleep=sleep, clock=clock)
+    return OpenAI(config, load_script(config.prompt or COMPARE, protocol=config.protocol), transport)
+
+
+def _transport(config: Config, key: str) -> Settings:
+    policy = Policy(
+        config.breaker_failures,
+        rest_s=config.backoff_cap_s,
+        patience_s=config.patience_s,
+        requests_per_minute=config.requests_per_minute,
+        tokens_per_minute=config.tokens_per_minute,
+    )
+    return Settings(
+        config.urls,
+        config.model,
+        key,
+        config.api_key_env,
+        timeout_s=config.timeout_s,
+        retries=config.retries,
+        backoff_s=config.backoff_s,
+        backoff_cap_s=config.backoff_cap_s,
+        policy=policy,
+    )
 
 
 class OpenAI:
@@ -119,14 +162,13 @@ class OpenAI:
 
     needs_pictures = True
 
-    def __init__(self, config: Config, script: Script, key: str, sleep: Callable[[float], Awaitable[None]]) -> None:
+    def __init__(self, config: Config, script: Script, transport: Transport) -> None:
         self.name = f"{config.model} ({script.protocol.replace('_', ' ')}, {script.name})"
         self.calls_per_question = script.calls
-        self.priced = None not in (config.usd_per_million_prompt, config.usd_per_million_completion)
-        self._config, self._script, self._key, self._sleep = config, script, key, sleep
-        self._client: AsyncOpenAI | None = None
-        self._jitter = random.Random()  # must differ between processes, or they all come back at once
-        self._reached = False
+        self.price = pick_price(config.model, config.usd_per_million_prompt, config.usd_per_million_completion)
+        self.priced = self.price is not None
+        self._config, self._script, self._transport = config, script, transport
+        self._most_tokens: dict[str, int] = {}
         self._served, self._tells = "", True
 
     def content(self, query: Query) -> Mapping[str, object]:
@@ -157,9 +199,26 @@ class OpenAI:
 
     async def close(self) -> None:
         """Close the connections; the next question opens new ones."""
-        client, self._client = self._client, None
-        if client is not None:
-            await client.close()
+        await self._transport.close()
+
+    def at_most(self, cost: Cost) -> Cost:
+        """Return what a question can cost whose pictures are like those of one that cost so much."""
+        stages = self._script.texts
+        rounds = -(-cost.calls // len(stages))
+        # The analysis comes back within the prompt of the label.
+        prompt = cost.prompt_tokens + rounds * (self._config.analysis_tokens if len(stages) > 1 else 0)
+        completion = max(cost.completion_tokens, rounds * sum(map(self._tokens, stages)))
+        return Cost(cost.calls, prompt, completion, self._usd(prompt, completion))
+
+    def guess(self, query: Query) -> Cost:
+        """Return what a question with its pictures might cost, answers at their longest, without asking it."""
+        prompt = completion = 0
+        for stage in self._script.texts:
+            message = self._script.message(stage, query)
+            # The analysis of the stage before comes back.
+            prompt += guess_tokens(message, query.images) + completion
+            completion += self._tokens(stage)
+        return Cost(self.calls_per_question, prompt, completion, self._usd(prompt, completion))
 
     async def say(self, message: Message, pictures: Sequence[Picture], *, stage: str, query: Query) -> Said:
         """Send one message, as often as the server's trouble allows.
@@ -178,18 +237,19 @@ class OpenAI:
             detail=config.detail,
             most_mb=config.max_picture_mb,
         )
-        completion = await self._answer(content, stage, query)
-        found = answers.said(
-            completion, cost=self._cost(completion, latency_s=time.monotonic() - start), where=config.base_url
-        )
+        tokens = self._most_tokens.get(stage) or guess_tokens(message, pictures) + self._tokens(stage)
+        completion, url = await self._answer(content, stage, query, tokens)
+        cost = self._cost(completion, latency_s=time.monotonic() - start)
+        self._most_tokens[stage] = max(cost.prompt_tokens + cost.completion_tokens, self._most_tokens.get(stage, 0))
+        found = answers.said(completion, cost=cost, where=url)
         model, _ = answers.served(completion)
-        answers.check_served(
-            model, asked=config.model, accepted=config.answers_as, before=self._served, where=config.base_url
-        )
+        answers.check_served(model, asked=config.model, accepted=config.answers_as, before=self._served, where=url)
         self._served = self._served or model
         return found
 
-    async def _answer(self, content: list[dict[str, Any]], stage: str, query: Query) -> "ChatCompletion":
+    async def _answer(
+        self, content: list[dict[str, Any]], stage: str, query: Query, tokens: int
+    ) -> "tuple[ChatCompletion, str]":
         """Ask with what this question wants beside its text; without logprobs where nobody insists and none come."""
         last = stage == list(self._script.texts)[-1]
         wants = last and self._tells and self._wants_logprobs(query)
@@ -197,106 +257,30 @@ class OpenAI:
         if last and self._config.structured:
             more["response_format"] = answers.response_format(query)
         try:
-            return await self._complete(content, stage, more)
+            return await self._transport.complete(self._body(content, stage, more), tokens=tokens)
         except CallFailedError as e:
             if not wants or self._config.logprobs or "logprobs" not in str(e):
                 raise
         self._tells = False
-        return await self._complete(content, stage, {k: v for k, v in more.items() if "logprobs" not in k})
+        less = {k: v for k, v in more.items() if "logprobs" not in k}
+        return await self._transport.complete(self._body(content, stage, less), tokens=tokens)
 
     def _wants_logprobs(self, query: Query) -> bool:
         return query.kind is Kind.SUCCESS if self._config.logprobs is None else self._config.logprobs
 
-    async def _complete(self, content: list[dict[str, Any]], stage: str, more: Mapping[str, Any]) -> "ChatCompletion":
-        from openai import APIConnectionError, APIError, APIStatusError, APITimeoutError
-
-        trouble, wait = "", 0.0
-        for attempt in range(self._config.retries + 1):
-            if attempt:
-                await self._sleep(max(wait, self._backoff(attempt)))
-            wait = 0.0
-            try:
-                completion = await self._send(content, stage, more)
-            except APIStatusError as e:
-                self._reached = True
-                wait, trouble = self._judge(e), self._tell(e)
-            except APITimeoutError:
-                trouble = f"no answer within {self._config.timeout_s:g} s"
-            except APIConnectionError as e:
-                trouble = f"no server at {self._config.base_url} ({e.__cause__ or e})"
-                if not self._reached or attempt == self._config.retries:
-                    raise LabelerError(
-                        f"{trouble}: start it, or set labeler.base_url; docs/labeling.md serves a local model"
-                    ) from e
-            except APIError as e:
-                trouble = self._tell(e)
-            else:
-                self._reached = True
-                return completion
-        raise CallFailedError(f"{trouble}, after {self._config.retries + 1} tries")
-
-    async def _send(self, content: list[dict[str, Any]], stage: str, more: Mapping[str, Any]) -> "ChatCompletion":
+    def _body(self, content: list[dict[str, Any]], stage: str, more: Mapping[str, Any]) -> dict[str, Any]:
         config = self._config
-        body: dict[str, Any] = {config.token_field: self._tokens(stage)}
+        extra: dict[str, Any] = {config.token_field: self._tokens(stage)}
         if config.seed is not None:
-            body["seed"] = config.seed
-        messages: Any = [{"role": "user", "content": content}]
-        return await self._connected().chat.completions.create(
-            model=config.model,
-            messages=messages,
-            temperature=config.temperature,
-            extra_body={**body, **more, **config.extra_body},
-        )
-
-    def _connected(self) -> "AsyncOpenAI":
-        from openai import AsyncOpenAI
-
-        if self._client is None:
-            config = self._config
-            # Retries are ours: the package's own would hide how often and why.
-            self._client = AsyncOpenAI(
-                api_key=self._key, base_url=config.base_url, timeout=config.timeout_s, max_retries=0
-            )
-        return self._client
-
-    def _judge(self, error: "APIStatusError") -> float:
-        """Return how long the server wants us to wait before a retry.
-
-        Raises:
-            CallFailedError: if this message will never be answered.
-            LabelerError: if none will.
-        """
-        config, status, said = self._config, error.status_code, self._tell(error)
-        if status in (401, 403):
-            raise LabelerError(
-                f"{config.base_url} refuses the key ({said}): "
-                f"set the environment variable {config.api_key_env} to a valid one"
-            ) from error
-        if status == 404:
-            raise LabelerError(
-                f"{config.base_url} does not serve model {config.model!r} ({said}): set labeler.model to one that "
-                f"GET {config.base_url}/models lists, and check that labeler.base_url ends as it should, often in /v1"
-            ) from error
-        if status == 402 or error.code == "insufficient_quota":
-            raise LabelerError(f"{config.base_url} has no credit left for this key ({said})") from error
-        if status not in _BUSY and status < 500:
-            raise CallFailedError(said) from error
-        wait = _retry_after(error.response.headers)
-        if wait > _LONGEST_WAIT_S:
-            raise LabelerError(
-                f"{config.base_url} asks to come back in {wait:.0f} s ({said}): try again then"
-            ) from error
-        return wait
-
-    def _tell(self, error: Any) -> str:
-        """Describe an error in one line, without the key that some servers echo."""
-        status = getattr(error, "status_code", None)
-        text = _short(str(error.message).replace(self._key, "***") if self._key != "none" else str(error.message))
-        return f"HTTP {status}: {text}" if status else text
-
-    def _backoff(self, attempt: int) -> float:
-        config = self._config
-        return min(config.backoff_cap_s, config.backoff_s * 2 ** (attempt - 1)) * self._jitter.uniform(0.5, 1.0)
+            extra["seed"] = config.seed
+        return {
+            "model": config.model,
+            "messages": [{"role": "user", "content": content}],
+            "temperature": config.temperature,
+            **extra,
+            **more,
+            **config.extra_body,
+        }
 
     def _tokens(self, stage: str) -> int:
         return self._config.label_tokens if stage == "label" else self._config.analysis_tokens
@@ -304,24 +288,8 @@ class OpenAI:
     def _cost(self, completion: "ChatCompletion", *, latency_s: float) -> Cost:
         usage = getattr(completion, "usage", None)
         prompt, answer = (int(getattr(usage, key, 0) or 0) for key in ("prompt_tokens", "completion_tokens"))
-        config = self._config
-        usd = (config.usd_per_million_prompt or 0.0) * prompt + (config.usd_per_million_completion or 0.0) * answer
-        return Cost(1, prompt, answer, usd / 1e6, latency_s)
+        return Cost(1, prompt, answer, self._usd(prompt, answer), latency_s)
 
-
-def _retry_after(headers: Mapping[str, str]) -> float:
-    """Return the seconds a server asks for: a number, or a date; 0 when it says nothing readable."""
-    text = headers.get("retry-after", "")
-    try:
-        return max(0.0, float(text))
-    except ValueError:
-        pass
-    try:
-        return max(0.0, parsedate_to_datetime(text).timestamp() - time.time())
-    except (TypeError, ValueError):
-        return 0.0
-
-
-def _short(text: str) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= 300 else line[:297] + "..."
+    def _usd(self, prompt: int, completion: int) -> float:
+        price = self.price
+        return (price.prompt * prompt + price.completion * completion) / 1e6 if price else 0.0

@@ -1,7 +1,8 @@
 """Which pairs of pictures are asked about: frames of random episodes of a whole store."""
 
 from collections.abc import Sequence
-from typing import Any, Protocol, runtime_checkable
+from copy import copy
+from typing import Any, Protocol, overload, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float64, Int64, UInt8
@@ -31,6 +32,51 @@ class FrameStore(Protocol):
         ...
 
 
+class FramePairs(Sequence[Query]):
+    """Queries about pairs of frames of one camera, 16 bytes each: a query is made when it is looked at."""
+
+    def __init__(self, store: FrameStore, camera: str, instruction: str, rows: Int64[np.ndarray, "Q 2"]) -> None:
+        """Remember global rows of both sides."""
+        self._ids, self._start = list(store.episodes.id), np.asarray(store.episodes.start)
+        self._camera, self._instruction, self.rows = camera, instruction, rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @overload
+    def __getitem__(self, index: int) -> Query: ...
+    @overload
+    def __getitem__(self, index: slice) -> "FramePairs": ...
+    def __getitem__(self, index: "int | slice") -> "Query | FramePairs":
+        if isinstance(index, slice):
+            return self.take(np.arange(len(self))[index])
+        a, b = (self._frame(int(row)) for row in self.rows[index])
+        return Query(Kind.PREFERENCE, (a, b), self._instruction)
+
+    def take(self, which: Int64[np.ndarray, " _"]) -> "FramePairs":
+        """Return some of them."""
+        found = copy(self)
+        found.rows = self.rows[which]
+        return found
+
+    def __add__(self, other: "FramePairs") -> "FramePairs":
+        found = copy(self)
+        found.rows = np.concatenate([self.rows, other.rows])
+        return found
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and list(self) == list(other)  # pyright: ignore[reportUnknownArgumentType]
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return f"FramePairs({len(self)} of camera {self._camera!r})"
+
+    def _frame(self, row: int) -> Frame:
+        episode = int(np.searchsorted(self._start, row, side="right")) - 1
+        return Frame(self._ids[episode], row - int(self._start[episode]), self._camera)
+
+
 def sample_pairs(
     store: FrameStore,
     camera: str,
@@ -40,29 +86,41 @@ def sample_pairs(
     generator: np.random.Generator,
     episodes: Sequence[str] | None = None,
     stratify: bool = True,
-) -> list[Query]:
+    without: Int64[np.ndarray, "_ 2"] | None = None,
+) -> FramePairs:
     """Draw pairs of different frames, no pair twice in either order, without loading a picture.
 
     Each frame comes from a random episode and a random one of its rows that have a picture. Stratified, every episode
-    is drawn equally often and so is every part of an episode's duration. `episodes` restricts the draw.
+    is drawn equally often and so is every part of an episode's duration. `episodes` restricts the draw, `without` are
+    pairs of global rows that are not drawn, in either order.
 
     Raises:
         DataError: if the store has fewer different pairs than `count`.
     """
     rows = _framed_rows(store, camera, episodes=episodes)
-    total = sum(map(len, rows))
-    if total * (total - 1) // 2 < count:
-        raise DataError(
-            f"{count} pairs wanted, but the {total} frames of camera {camera!r} "
-            f"make only {total * (total - 1) // 2} different pairs"
-        )
     flat, starts = np.concatenate(rows), np.cumsum([0, *map(len, rows)])
-    pairs = _pair_up(starts, count=count, generator=generator, stratify=stratify)
-    table = store.episodes
-    start = np.asarray(table.start)
-    owner = np.searchsorted(start, flat, side="right") - 1
-    frames = [Frame(table.id[e], int(r - start[e]), camera) for e, r in zip(owner, flat, strict=True)]
-    return [Query(Kind.PREFERENCE, (frames[a], frames[b]), instruction) for a, b in pairs]
+    taken = _codes(_places(flat, np.empty((0, 2), np.int64) if without is None else without), len(flat))
+    left = len(flat) * (len(flat) - 1) // 2 - len(taken)
+    if left < count:
+        asked = f" that were not asked before ({len(taken)} were)" if len(taken) else ""
+        raise DataError(
+            f"{count} pairs wanted, but the {len(flat)} frames of camera {camera!r} make only {left} different "
+            f"pairs{asked}"
+        )
+    pairs = _pair_up(starts, taken, count=count, generator=generator, stratify=stratify)
+    return FramePairs(store, camera, instruction, flat[pairs])
+
+
+def _places(flat: Int64[np.ndarray, " N"], rows: Int64[np.ndarray, "_ 2"]) -> Int64[np.ndarray, "_ 2"]:
+    """Places of pairs of global rows among the framed ones; pairs with other rows, or of one row, are left out."""
+    found = np.searchsorted(flat, rows)
+    inside = (found < len(flat)) & (flat[np.minimum(found, len(flat) - 1)] == rows) if len(flat) else found < 0
+    return found[inside.all(1) & (rows[:, 0] != rows[:, 1])]
+
+
+def _codes(pairs: Int64[np.ndarray, "n 2"], total: int) -> Int64[np.ndarray, " _"]:
+    """A number for each different pair, whatever its order, sorted."""
+    return np.unique(pairs.min(1) * total + pairs.max(1)) if len(pairs) else np.empty(0, np.int64)
 
 
 def _framed_rows(store: FrameStore, camera: str, *, episodes: Sequence[str] | None) -> list[Int64[np.ndarray, " _"]]:
@@ -77,28 +135,36 @@ def _framed_rows(store: FrameStore, camera: str, *, episodes: Sequence[str] | No
 
 
 def _pair_up(
-    starts: Int64[np.ndarray, " _"], *, count: int, generator: np.random.Generator, stratify: bool
-) -> list[tuple[int, int]]:
-    """Return `count` different pairs of indices below `starts[-1]`; side a is either."""
-    pairs: dict[tuple[int, int], tuple[int, int]] = {}
+    starts: Int64[np.ndarray, " _"],
+    taken: Int64[np.ndarray, " _"],
+    *,
+    count: int,
+    generator: np.random.Generator,
+    stratify: bool,
+) -> Int64[np.ndarray, "count 2"]:
+    """Return `count` different pairs of indices below `starts[-1]` that are not taken; side a is either."""
     total = int(starts[-1])
-    crowded = 2 * count >= total * (total - 1) // 2
+    found, known = [np.empty((0, 2), np.int64)], taken
+    crowded = 2 * (count + len(taken)) >= total * (total - 1) // 2
+    missing = count
     for _ in range(0 if crowded else _ROUNDS):
-        missing = count - len(pairs)
         if not missing:
             break
         phases = _phases(2 * missing, len(starts) - 1, generator=generator, stratify=stratify)
-        drawn = _locate(starts, phases).reshape(2, missing)
-        for a, b in zip(*(side.tolist() for side in drawn), strict=True):
-            if a != b:
-                pairs.setdefault((min(a, b), max(a, b)), (a, b))
-    rest = count - len(pairs)
-    if rest:
-        listed = [p for p in zip(*map(np.ndarray.tolist, np.triu_indices(total, 1)), strict=True) if p not in pairs]
-        for i in generator.choice(len(listed), rest, replace=False):
-            a, b = listed[i]
-            pairs[a, b] = (b, a) if generator.random() < 0.5 else (a, b)
-    return list(pairs.values())
+        drawn = _locate(starts, phases).reshape(2, missing).T
+        drawn = drawn[drawn[:, 0] != drawn[:, 1]]
+        code, first = np.unique(drawn.min(1) * total + drawn.max(1), return_index=True)
+        fresh = ~np.isin(code, known)
+        found.append(drawn[np.sort(first[fresh])])
+        known = np.concatenate([known, code[fresh]])
+        missing -= len(found[-1])
+    if missing:
+        listed = np.stack(np.triu_indices(total, 1), axis=1)
+        listed = listed[~np.isin(listed[:, 0] * total + listed[:, 1], known)]
+        chosen = listed[generator.choice(len(listed), missing, replace=False)]
+        turned = generator.random(missing) < 0.5
+        found.append(np.where(turned[:, None], chosen[:, ::-1], chosen))
+    return np.concatenate(found)
 
 
 def _phases(

@@ -111,11 +111,12 @@ def migrate(connection: Connection, migrations: Sequence[Migration], *, now: flo
     Raises:
         DataError: if the database was written by a newer vlmrl.
     """
-    if connection.dialect.name == "postgresql":
-        connection.execute(text("SELECT pg_advisory_xact_lock(7635)"))
     found = version(connection)
     if found > len(migrations):
-        raise DataError(f"the ledger has schema version {found}, this vlmrl knows {len(migrations)}: update vlmrl")
+        raise DataError(
+            f"the ledger has schema version {found}, this vlmrl knows {len(migrations)}: update vlmrl; "
+            "nothing in it was touched"
+        )
     migration.create(connection, checkfirst=True)
     for number, (name, change) in enumerate(migrations[found:], start=found + 1):
         change(connection)

@@ -159,9 +159,11 @@ def rest(limits: Limits, spent: JobReport) -> Limits:
     def less(limit: float | None, used: float) -> float | None:
         return None if limit is None else max(0, limit - used)
 
-    calls = None if limits.max_calls is None else max(0, limits.max_calls - spent.cost.calls)
-    cost, seconds = less(limits.max_cost_usd, spent.cost.usd), less(limits.max_seconds, spent.seconds)
-    return replace(limits, max_calls=calls, max_cost_usd=cost, max_seconds=seconds)
+    cost, tokens = spent.cost, spent.cost.prompt_tokens + spent.cost.completion_tokens
+    calls = None if limits.max_calls is None else max(0, limits.max_calls - cost.calls)
+    tokens = None if limits.max_tokens is None else max(0, limits.max_tokens - tokens)
+    usd, seconds = less(limits.max_cost_usd, cost.usd), less(limits.max_seconds, spent.seconds)
+    return replace(limits, max_calls=calls, max_tokens=tokens, max_cost_usd=usd, max_seconds=seconds)
 
 
 def _rate(part: int, whole: int, interval: tuple[float, float]) -> dict[str, Any]:

@@ -10,12 +10,13 @@ from jaxtyping import Float64
 from tqdm import tqdm
 
 from vlmrl import config as configuration
-from vlmrl.annotate import JobReport, Ledger, Limits, Pictures, Tally, load_labeler, run_job, true_progress
+from vlmrl.annotate import JobReport, Ledger, Limits, Pictures, load_labeler, run_job, true_progress
 from vlmrl.annotate.asking import Asking
 from vlmrl.annotate.job import Fill
 from vlmrl.annotate.polls import merged
 from vlmrl.annotate.trust import Described, Trust, ask_swapped, differences, measure, rest
 from vlmrl.annotate.truth import true_rows
+from vlmrl.cli.view import View
 from vlmrl.encoder import DualEncoder
 from vlmrl.errors import ConfigError
 from vlmrl.store import Store
@@ -79,6 +80,8 @@ def ask(
         )
         swapped.append(turned)
         reports.append(check)
+        if "interrupt" in (report.stopped_by, check.stopped_by):
+            break
     replies = merged(votes, swapped if both else [], disagree=asking.disagree)
     if difference is None and "truth/progress" in store.columns():
         at_end = asking.shown("preference") == "before_after"
@@ -97,9 +100,9 @@ def ask(
 def asked_once(
     queries: Sequence[Query], answerer: Labeler, *, book: Ledger, limits: Limits, pictures: Fill
 ) -> JobReport:
-    """One job, with a bar."""
-    with progress_bar(answerer.name) as bar:
-        return run_job(queries, answerer, ledger=book, limits=limits, pictures=pictures, progress=bar.show)
+    """One job, watched."""
+    with View(answerer.name, limits) as view:
+        return run_job(queries, answerer, ledger=book, limits=limits, pictures=pictures, progress=view.show)
 
 
 def left(limits: Limits, reports: Sequence[JobReport]) -> Limits:
@@ -173,28 +176,6 @@ def voters(
     return [
         make_labeler({**settings, **draw}, store, camera=camera, sentence=sentence, prompt=prompt) for draw in draws
     ]
-
-
-class progress_bar:  # reads as the function it stands for
-    """Shows a labeling job: questions, rate, time left, tokens and cost."""
-
-    def __init__(self, name: str) -> None:
-        self._bar = tqdm(desc=name, unit="question", dynamic_ncols=True, mininterval=0.2)
-
-    def __enter__(self) -> "progress_bar":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.close()
-
-    def show(self, tally: Tally) -> None:
-        """Draw one state of the job."""
-        self._bar.total, self._bar.initial = tally.total, tally.cached
-        self._bar.n = tally.done
-        cost = tally.cost
-        tokens = cost.prompt_tokens + cost.completion_tokens
-        self._bar.set_postfix_str(f"{tokens} tokens, ${cost.usd:.2f}, {tally.unreadable} unreadable", refresh=False)
-        self._bar.update(0)
 
 
 def describe(report: JobReport) -> str:

@@ -80,7 +80,9 @@ def main(content: Mapping[str, Any], folder: Path) -> None:
     print(f"figures: {folder / 'benchmark.json'}")
 
 
-def labelled_pairs(config: BenchmarkConfig, store: Store, camera: str) -> tuple[list[Query], Float64[np.ndarray, " Q"]]:
+def labelled_pairs(
+    config: BenchmarkConfig, store: Store, camera: str
+) -> tuple[Sequence[Query], Float64[np.ndarray, " Q"]]:
     """The questions, and the truth of a minus that of b.
 
     Raises:
@@ -97,7 +99,7 @@ def labelled_pairs(config: BenchmarkConfig, store: Store, camera: str) -> tuple[
 
 def _recorded_pairs(
     file: str, config: BenchmarkConfig, store: Store, camera: str, generator: np.random.Generator
-) -> tuple[list[Query], Float64[np.ndarray, " Q"]]:
+) -> tuple[Sequence[Query], Float64[np.ndarray, " Q"]]:
     """At most so many pairs of a file, without those that it answers in two ways."""
     episodes = set(store.episodes.id)
     here = [

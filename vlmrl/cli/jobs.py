@@ -38,6 +38,8 @@ def run_job(name: str, arguments: Sequence[str]) -> None:
         return
     if name == "label" and arguments[:1] == ["benchmark"]:
         command, name, arguments = "label benchmark", "benchmark", arguments[1:]
+    if name == "label":
+        arguments = ["dry_run=true" if a == "--dry-run" else a for a in arguments]
     job = JOBS[name]
     if any(a in ("-h", "--help") for a in arguments):
         print(help.text(name, job.config, job.groups))

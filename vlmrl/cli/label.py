@@ -1,8 +1,9 @@
 """`vlmrl label`: ask a labeler about pairs or single episodes of a store, and write a reward made of the answers."""
 
 import hashlib
+import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,14 +18,17 @@ from vlmrl.annotate import (
     true_progress,
 )
 from vlmrl.annotate.asking import Asking
+from vlmrl.annotate.choice import Config as Choice
 from vlmrl.annotate.clips import ClipEnds
 from vlmrl.annotate.comparisons import Config as Comparisons
 from vlmrl.annotate.comparisons import import_comparisons
 from vlmrl.annotate.frozen import freeze
 from vlmrl.annotate.questions import Rows
 from vlmrl.annotate.trust import Trust
-from vlmrl.cli.ask import ask, describe, voters
+from vlmrl.cli import dryrun
+from vlmrl.cli.ask import ask, asked_once, describe, left, voters
 from vlmrl.cli.asking import pick_prompt, pictures
+from vlmrl.cli.choosing import Drawing, check, chosen, plain
 from vlmrl.cli.questions import answer
 from vlmrl.errors import ConfigError, LabelerError
 from vlmrl.reward import preference
@@ -64,6 +68,8 @@ class LabelConfig:
     """Who answers."""
     pairs: int = 5_000
     """Of question=preference."""
+    choice: Choice = field(default_factory=Choice)
+    """Which pairs."""
     check_order: int = 50
     """Pairs that are asked again with their sides swapped, to see whether the order matters; with ask.order=both
     all are."""
@@ -72,6 +78,11 @@ class LabelConfig:
     ledger: str = "runs/labels.db"
     """Where answers are kept: a file, or the URL of a database that several machines share."""
     limits: Limits = field(default_factory=Limits)
+    dry_run: bool = False
+    """Only estimate calls, tokens, cost and time (also `--dry-run`); of question=preference."""
+    sample: int = 10
+    """Questions that a dry run asks to know, within the limits; their answers are kept. 0: none is asked, and tokens
+    are guessed from the sizes of texts and pictures."""
     comparisons: Comparisons = field(default_factory=Comparisons)
     """Comparisons of segments that people made; where a file is named, nobody else is asked."""
     distill: bool = True
@@ -93,6 +104,8 @@ class Labels:
     """Models that answered, as their servers call them."""
     show: str = "frame"
     """How the items were shown."""
+    audit: Preferences | None = None
+    """Labels of pairs that nothing is trained on."""
 
 
 def main(content: Mapping[str, Any], folder: Path) -> None:
@@ -103,6 +116,8 @@ def main(content: Mapping[str, Any], folder: Path) -> None:
     store = Store.open(config.store)
     write_json(folder / "config.json", masked(dict(content)))
     write_json(folder / "meta.json", provenance() | {"store": store.hash})
+    if config.dry_run and (config.question != "preference" or config.comparisons.file):
+        raise ConfigError("dry_run is for question=preference and a labeler")
     if config.question != "preference":
         answer(config, content["labeler"], store, camera=pick_camera(store, config.camera), folder=folder)
         return
@@ -112,6 +127,12 @@ def main(content: Mapping[str, Any], folder: Path) -> None:
     else:
         check_ends(config)
         camera = pick_camera(store, config.camera)
+        if config.dry_run:
+            sentences = list(by_sentence(store, config.sentence))
+            check(config.choice, config.ask, sentences)
+            queries = draw(store, camera, config.sentence, config.pairs, config.seed, config.ask)
+            dryrun.main(config, content["labeler"], store, camera, sentences, queries, folder)
+            return
         preferences = from_labeler(config, content["labeler"], store, camera, folder)
     if config.distill:
         learn(config, store, preferences, camera, folder)
@@ -156,6 +177,9 @@ def from_labeler(
         limits=config.limits,
         check_order=config.check_order,
         asking=config.ask,
+        choice=config.choice,
+        reward=config.reward,
+        metrics=folder / "rounds.jsonl",
     )
     print(describe(labels.report))
     if how := several(config.ask):
@@ -164,11 +188,20 @@ def from_labeler(
         print(f"these answers come of different models: {', '.join(labels.served)}")
     print(f"on these data: {labels.trust}")
     write_json(folder / "labels.json", as_json(labels, store))
+    if labels.audit is not None:
+        print(f"{len(labels.audit)} labels of audit pairs are kept from training: {folder / 'labels.json'}")
     if labels.report.stopped_by:
-        print(f"stopped by {labels.report.stopped_by}: run the same command again to go on where it stopped")
+        print(stopped(labels.report))
     if labels.report.stopped_by == "interrupt":
         raise KeyboardInterrupt
     return labels.preferences
+
+
+def stopped(report: JobReport) -> str:
+    """Why a job ended early, and how it goes on."""
+    cut = f"; {report.cut} questions in flight were cut and will be asked again" if report.cut else ""
+    more = "" if report.stopped_by == "interrupt" else f" with a larger limits.{report.stopped_by}"
+    return f"stopped by {report.stopped_by}{cut}: run the same command again{more} to go on where it stopped"
 
 
 def several(asking: Asking) -> str:
@@ -201,44 +234,84 @@ def annotate(
     limits: Limits,
     check_order: int,
     asking: Asking,
+    choice: Choice | None = None,
+    reward: preference.Config | None = None,
+    metrics: Path | None = None,
 ) -> Labels:
-    """Draw pairs, ask what the ledger does not know, freeze the answers, and measure how far to trust them.
+    """Choose pairs, ask what the ledger does not know, freeze the answers, and measure how far to trust them.
+
+    `reward` and `metrics` are for the rewards that choice trains in between.
 
     Raises:
         LabelerError: if the labeler cannot go on; what was answered is kept.
     """
-    queries = draw(store, camera, sentence, pairs, seed, asking)
-    sentences = sorted({query.instruction for query in queries})
+    choice, sentences = choice or Choice(), list(by_sentence(store, sentence))
+    check(choice, asking, sentences)
     prompt = pick_prompt(store, "preference", asking)
+    fill = pictures(store, asking, question="preference", camera=camera)
+    audit, before = 0, list[JobReport]()
     with Ledger(ledger) as book:
         answerers = voters(labeler, store, camera=camera, sentence=sentences, prompt=prompt, votes=asking.votes)
+        if plain(choice):
+            queries: Sequence[Query] = draw(store, camera, sentence, pairs, seed, asking)
+        else:
+            found = chosen(
+                Drawing(store, camera, sentences[0], seed, choice),
+                pairs,
+                book=book,
+                labeler=answerers[0].name,
+                ask_about=lambda some, jobs: asked_once(
+                    some, answerers[0], book=book, limits=left(limits, jobs), pictures=fill
+                ),
+                reward=reward or preference.Config(),
+                metrics=metrics or Path(os.devnull),
+            )
+            audit, before, queries = len(found.audit), found.reports, found.audit + found.train
         asked = ask(
             queries,
             answerers,
             store,
             book=book,
-            limits=limits,
+            limits=left(limits, before),
             check_order=check_order,
             asking=asking,
-            pictures=pictures(store, asking, question="preference", camera=camera),
+            pictures=fill,
         )
-    report = asked.report
+    report = together(asked.report, before)
+    if report.stopped_by == "interrupt" and not any(report.verdicts.values()):
+        raise KeyboardInterrupt
     if not any(v for k, v in report.verdicts.items() if k != "unsure"):
         raise LabelerError(
             f"{report.labeler} gave no usable answer to {report.total} questions "
             f"({report.given_up} given up after {limits.attempts} unreadable replies each: limits.attempts allows "
             f"more, labeler.draw=1 asks anew); its replies are in {masked(ledger)}"
         )
-    preferences = freeze(queries, report.keys, asked.replies)
-    return Labels(queries, report, preferences, asked.trust, asked.facts, asked.served, asking.shown("preference"))
+    train = freeze(queries[audit:], report.keys[audit:], asked.replies[audit:])
+    kept = freeze(queries[:audit], report.keys[:audit], asked.replies[:audit]) if audit else None
+    shown = asking.shown("preference")
+    return Labels(queries[audit:], report, train, asked.trust, asked.facts, asked.served, shown, kept)
 
 
-def draw(store: Store, camera: str, sentence: str | None, pairs: int, seed: int, asking: Asking) -> list[Query]:
+def together(last: JobReport, before: Sequence[JobReport]) -> JobReport:
+    """The last of several jobs about ever more of the same pairs, with what all of them took."""
+    asked = sum(report.asked for report in before)
+    return replace(
+        last,
+        asked=last.asked + asked,
+        cached=last.cached - asked,
+        cost=sum((report.cost for report in before), last.cost),
+        seconds=last.seconds + sum(report.seconds for report in before),
+    )
+
+
+def draw(store: Store, camera: str, sentence: str | None, pairs: int, seed: int, asking: Asking) -> Sequence[Query]:
     """The pairs to ask about: of episodes with the same sentence, where each has its own."""
     generator = np.random.default_rng(seed)
     show = asking.shown("preference")
     ends = None if show == "frame" else ClipEnds(store, store.column("time"), seconds=asking.clip_s)
     groups = by_sentence(store, sentence)
+    if len(groups) == 1 and ends is None and asking.order != "random":
+        return sample_pairs(store, camera, count=pairs, instruction=next(iter(groups)), generator=generator)
     shares = np.array([len(ids) for ids in groups.values()]) / len(store.episodes)
     counts = np.diff(np.round(pairs * np.cumsum([0.0, *shares])).astype(int)).tolist()
     queries: list[Query] = []
@@ -334,6 +407,11 @@ def as_json(labels: Labels, store: Store) -> dict[str, Any]:
             for a, b, p in zip(labels.preferences.a, labels.preferences.b, labels.preferences.p_a, strict=True)
         ],
     }
+    if (held := labels.audit) is not None:
+        content["audit"] = [
+            {"a": side_as_json(a), "b": side_as_json(b), "p_a": float(p)}
+            for a, b, p in zip(held.a, held.b, held.p_a, strict=True)
+        ]
     if "truth/progress" in store.columns():
         truth = true_progress(store, at_end=labels.show == "before_after")
         content["truth"] = [

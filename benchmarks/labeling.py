@@ -1,0 +1,227 @@
+"""How fast and how large a labeling job is, against a chat completions server of known latency in a process of its own.
+
+`python benchmarks/labeling.py throughput` asks with 16, 64 and 256 questions in flight and compares with the ideal, in
+flight / latency. `python benchmarks/labeling.py memory` measures the memory of 10,000 and 100,000 questions. The server
+is no model: it waits, and names a side by the digest of the request.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from hashlib import sha256
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+
+class Noise:
+    """A store of pictures of noise, made when they are read."""
+
+    def __init__(self, frames, size):
+        self.episodes = SimpleNamespace(
+            id=[f"e{i}" for i in range(frames // 100)],
+            start=np.arange(0, frames, 100),
+            stop=np.arange(100, frames + 1, 100),
+        )
+        self.size = size
+
+    def frame_rows(self, camera):
+        """All rows."""
+        del camera
+        return np.arange(self.episodes.stop[-1], dtype=np.int64)
+
+    def frames(self, camera, rows):
+        """Pictures that the row decides."""
+        del camera
+        shape = (self.size, self.size, 3)
+        return np.stack([np.random.default_rng(int(r)).integers(0, 256, shape, dtype=np.uint8) for r in rows])
+
+
+class Instant:
+    """A labeler that answers at once, to see what the job itself takes."""
+
+    name, calls_per_question, priced = "instant", 1, True
+
+    def __init__(self, *, sees):
+        self.needs_pictures = sees
+
+    def content(self, query):
+        """The pair, and its pictures where it sees them."""
+        from vlmrl.annotate.question import item_to_json, picture_digest
+
+        pictures = {"pictures": [picture_digest(p) for p in query.images]} if self.needs_pictures else {}
+        return {"labeler": self.name, "items": [item_to_json(i) for i in query.items], **pictures}
+
+    async def ask(self, query):
+        """A."""
+        from vlmrl.types import Cost, Reply, Verdict
+
+        del query
+        return Reply(Verdict.A_BETTER, self.name, text="0" * 500, cost=Cost(calls=1))
+
+    async def close(self):
+        """Nothing to close."""
+
+
+async def serve(latency_s, ready):
+    """Answer chat completions after so many seconds, each connection by itself."""
+
+    async def client(reader, writer):
+        try:
+            while head := await reader.readuntil(b"\r\n\r\n"):
+                length = next(int(h[15:]) for h in head.split(b"\r\n") if h.lower().startswith(b"content-length:"))
+                body = await reader.readexactly(length)
+                await asyncio.sleep(latency_s)
+                writer.write(answer(body))
+                await writer.drain()
+        except (asyncio.IncompleteReadError, ConnectionError):
+            writer.close()
+
+    server = await asyncio.start_server(client, "127.0.0.1", 0, backlog=1024)
+    ready(server.sockets[0].getsockname()[1])
+    await server.serve_forever()
+
+
+def answer(body):
+    text = str(sha256(body).digest()[0] % 2)
+    content = {
+        "id": "x",
+        "object": "chat.completion",
+        "created": 0,
+        "model": "none",
+        "choices": [{"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}],
+        "usage": {"prompt_tokens": 1000, "completion_tokens": 1, "total_tokens": 1001},
+    }
+    raw = json.dumps(content).encode()
+    return b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(raw) + raw
+
+
+class Server:
+    """The server's process."""
+
+    def __init__(self, latency_s):
+        command = [sys.executable, __file__, "serve", "--latency", str(latency_s)]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        self.url = f"http://127.0.0.1:{int(self.process.stdout.readline())}/v1"
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.process.terminate()
+        self.process.wait()
+
+
+def throughput(latency_s, rounds, sizes, flights):
+    print(f"latency {latency_s:g} s, one call a question, PNG pictures of noise, SQLite ledger; {machine()}")
+    print(
+        f"{'picture':>9} {'in flight':>9} {'questions':>9} {'ideal s':>8} {'taken s':>8} {'of ideal':>8} {'CPU s':>6}"
+    )
+    with Server(latency_s) as server:
+        for size in sizes:
+            for flight in flights:
+                count = rounds * flight
+                taken, cpu = one_run(server.url, size, flight, count)
+                ideal = rounds * latency_s
+                print(
+                    f"{size:>5} px  {flight:>9} {count:>9} {ideal:>8.1f} {taken:>8.2f} "
+                    f"{100 * ideal / taken:>6.1f} % {cpu:>6.1f}",
+                    flush=True,
+                )
+
+
+def one_run(url, size, flight, count):
+    from vlmrl.annotate import Ledger, Limits, Pictures, openai, run_job, sample_pairs
+
+    store = Noise(2000, size)
+    queries = sample_pairs(store, "c", count=count, instruction="x", generator=np.random.default_rng(flight))
+    labeler = openai.build(openai.Config(model="none", base_url=url, protocol="one_stage"))
+    with tempfile.TemporaryDirectory() as folder, Ledger(Path(folder) / "l.db") as ledger:
+        cpu, start = time.process_time(), time.perf_counter()
+        report = run_job(queries, labeler, ledger=ledger, limits=Limits(concurrency=flight), pictures=Pictures(store))
+        taken = time.perf_counter() - start
+        assert report.asked == count
+        assert sum(report.verdicts.values()) == count
+        return taken, time.process_time() - cpu
+
+
+def memory(counts, size):
+    print(f"questions answered at once, in batches of 64, 8 in flight, SQLite ledger; {machine()}")
+    print(f"{'questions':>9} {'picture':>9} {'before MB':>9} {'peak MB':>8} {'bytes a question':>16} {'a second':>8}")
+    for sees in (False, True):
+        for count in counts:
+            done = subprocess.run(
+                [sys.executable, __file__, "hold", "--count", str(count), "--size", str(size if sees else 0)],
+                check=True,
+                capture_output=True,
+                text=True,
+            )
+            print(done.stdout, end="", flush=True)
+
+
+def hold(count, size):
+    from vlmrl.annotate import Ledger, Limits, Pictures, run_job, sample_pairs
+
+    store = Noise(max(2000, count // 10), max(size, 1))
+    with tempfile.TemporaryDirectory() as folder, Ledger(Path(folder) / "l.db") as ledger:
+        # Once around before measuring: what is imported and cached on first use is none of the questions'.
+        few = sample_pairs(store, "c", count=500, instruction="warm", generator=np.random.default_rng(1))
+        run_job(few, Instant(sees=size > 0), ledger=ledger, limits=Limits(), pictures=Pictures(store))
+        before = rss()
+        queries = sample_pairs(store, "c", count=count, instruction="x", generator=np.random.default_rng(0))
+        start = time.perf_counter()
+        report = run_job(queries, Instant(sees=size > 0), ledger=ledger, limits=Limits(), pictures=Pictures(store))
+        taken = time.perf_counter() - start
+        assert report.asked + report.cached == count
+        assert sum(report.verdicts.values()) == count
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    picture = f"{size} px" if size else "none"
+    print(
+        f"{count:>9,} {picture:>9} {before / 1e6:>9.1f} {peak / 1e6:>8.1f} {(peak - before) / count:>16,.0f} "
+        f"{count / taken:>8,.0f}"
+    )
+
+
+def rss():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def machine():
+    model = next((x for x in Path("/proc/cpuinfo").read_text().splitlines() if x.startswith("model name")), ": ?")
+    return f"{os.cpu_count()} cores, {model.split(': ')[1]}, load {os.getloadavg()[0]:.1f}"
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("what", choices=["throughput", "memory", "serve", "hold"])
+    parser.add_argument("--latency", type=float, default=4.0)
+    parser.add_argument("--rounds", type=int, default=8, help="questions for each in flight")
+    parser.add_argument("--flights", type=int, nargs="+", default=[16, 64, 256])
+    parser.add_argument("--sizes", type=int, nargs="+", default=[64, 300], help="of square pictures")
+    parser.add_argument("--counts", type=int, nargs="+", default=[10_000, 100_000])
+    parser.add_argument("--count", type=int, default=1000)
+    parser.add_argument("--size", type=int, default=8)
+    given = parser.parse_args()
+    match given.what:
+        case "serve":
+            asyncio.run(serve(given.latency, lambda port: print(port, flush=True)))
+        case "throughput":
+            throughput(given.latency, given.rounds, given.sizes, given.flights)
+        case "memory":
+            memory(given.counts, given.size)
+        case "hold":
+            hold(given.count, given.size)
+
+
+if __name__ == "__main__":
+    main()

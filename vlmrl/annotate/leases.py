@@ -1,0 +1,70 @@
+"""Who asks which question: reservations that end with a worker's process, or where others cannot see it, with time."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, and_, delete, func, select
+
+from vlmrl.annotate import schema
+from vlmrl.annotate.database import chunks, insert
+from vlmrl.annotate.worker import surely_alive, surely_dead
+
+
+@dataclass(frozen=True)
+class Leased:
+    """What a worker got of the questions it wanted; the rest is with others."""
+
+    granted: tuple[str, ...]
+    answered: tuple[str, ...]
+    """Answered already."""
+    given_up: tuple[str, ...] = ()
+    """Without a readable reply after so many attempts."""
+
+
+def settled(connection: Connection, keys: Sequence[str], *, attempts: int | None) -> Leased:
+    """Return which questions need no answer any more, in the order of the keys."""
+    answered, given_up = set[str](), set[str]()
+    for some in chunks(sorted(set(keys))):
+        answered |= _answered(connection, some)
+        if attempts is not None:
+            given_up |= {key for key, count in unreadable(connection, some).items() if count >= attempts} - answered
+    order = tuple(dict.fromkeys(keys))
+    return Leased((), tuple(k for k in order if k in answered), tuple(k for k in order if k in given_up))
+
+
+def take(connection: Connection, keys: Sequence[str], *, owner: str, now: float, expires: float) -> list[str]:
+    """Reserve what is free, or was reserved by a worker that is gone; one of this machine that lives keeps its own."""
+    leased = schema.lease.c
+    owners = connection.execute(select(leased.owner).where(leased.question.in_(keys)).distinct()).scalars().all()
+    if dead := [owner for owner in owners if surely_dead(owner)]:
+        connection.execute(delete(schema.lease).where(leased.owner.in_(dead)))
+    alive = [owner for owner in owners if surely_alive(owner)]
+    statement = insert(connection, schema.lease)
+    statement = statement.values([{"question": key, "owner": owner, "expires": expires} for key in keys])
+    fresh = statement.on_conflict_do_update(
+        index_elements=[leased.question],
+        set_={"owner": statement.excluded.owner, "expires": statement.excluded.expires},
+        where=and_(leased.expires < now, leased.owner.not_in(alive)),
+    )
+    return list(connection.execute(fresh.returning(leased.question)).scalars())
+
+
+def release(connection: Connection, owner: str, keys: Sequence[str]) -> None:
+    """End a worker's leases on some questions."""
+    for some in chunks(keys):
+        connection.execute(delete(schema.lease).where(schema.lease.c.question.in_(some), schema.lease.c.owner == owner))
+
+
+def unreadable(connection: Connection, keys: Sequence[str]) -> dict[str, int]:
+    """Return how many replies to each question could not be read; failed calls do not count."""
+    table = schema.reply.c
+    wanted = select(table.question, func.count()).where(
+        table.question.in_(keys), table.answer_type == "none", table.error == ""
+    )
+    return {key: count for key, count in connection.execute(wanted.group_by(table.question))}
+
+
+def _answered(connection: Connection, keys: Sequence[str]) -> set[str]:
+    table = schema.reply.c
+    wanted = select(table.question).where(table.question.in_(keys), table.answer_type != "none").distinct()
+    return set(connection.execute(wanted).scalars())
