@@ -179,18 +179,21 @@ class Ledger:
                 connection.execute(table.insert(), rows)
             _release(connection, owner, [key for key, _ in replies])
 
-    def snapshot(self, queries: Sequence[Query], keys: Sequence[str]) -> Preferences:
+    def snapshot(
+        self, queries: Sequence[Query], keys: Sequence[str], *, above: Mapping[str, Reply] | None = None
+    ) -> Preferences:
         """Return the labels of these queries that are fit for training, in their order, with the hash of exactly these.
 
         `keys` holds each query's question, as a job reports it. A tie trains at one half, a side at the labeler's own
-        probability where it gave one; unsure, unreadable and unanswered ones are left out.
+        probability where it gave one; unsure, unreadable and unanswered ones are left out. `above` holds replies that
+        count in place of the questions' own, by key: what people said about the same pairs.
 
         Raises:
             DataError: if the lengths differ or nothing is left.
         """
         if len(queries) != len(keys):
             raise DataError(f"{len(queries)} queries but {len(keys)} keys; wanted one key a query")
-        answers = self.answers(keys)
+        answers = self.answers(keys) | dict(above or {})
         known = [(q, k, answers[k]) for q, k in zip(queries, keys, strict=True) if k in answers]
         kept = [(q, k, r.annotator, p) for q, k, r in known if (p := _target(r)) is not None]
         if not kept:
