@@ -26,11 +26,15 @@ EXAMPLES = {
   vlmrl label store=runs/mine labeler=openai labeler.base_url=http://localhost:8000/v1 labeler.model=NAME
   vlmrl label store=runs/mine labeler=transformers labeler.model=FOLDER_OR_HUB_ID limits.max_calls=1000
   vlmrl label benchmark --help                    score several labelers on the same pairs
-  vlmrl label serve --help                        a page at which people compare pairs""",
+  vlmrl label serve --help                        a page at which people compare pairs
+  vlmrl label audit --help                        how far to trust everybody who answered""",
     "benchmark": """
   vlmrl label benchmark store=runs/mine labelers=[seen,zeroshot,scripted]
   vlmrl label benchmark store=runs/mine labelers='[FOLDER_OF_A_CLIP,{name:openai,model:NAME}]'
   vlmrl label benchmark store=runs/mine truth=labels.parquet labelers=[seen]""",
+    "audit": """
+  vlmrl label audit store=runs/mine               accuracy, agreement, place, cycles, calibration and cost of labels
+  vlmrl label audit store=runs/mine against=people columns=[truth/reward]""",
     "serve": """
   vlmrl label serve store=runs/mine               at http://127.0.0.1:8765/, for you alone
   vlmrl label serve store=runs/mine bind=0.0.0.0 tokens=people.txt rules.overlap=2

@@ -78,7 +78,8 @@ def main(content: Mapping[str, Any], folder: Path) -> None:
     write_json(folder / "meta.json", provenance() | {"store": store.hash})
     if config.comparisons.file:
         preferences = from_people(config, store)
-        camera = pick_camera(store, config.camera) if config.reward.input in ("image", "embedding") else ""
+        looks = config.distill and config.reward.input in ("image", "embedding")
+        camera = pick_camera(store, config.camera) if looks else ""
     else:
         camera = pick_camera(store, config.camera)
         preferences = from_labeler(config, content["labeler"], store, camera, folder)
