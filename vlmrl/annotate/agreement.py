@@ -66,11 +66,10 @@ def alpha(judgements: Sequence[Sequence[Verdict | None]], episodes: Sequence[fro
     return estimate(np.array(tables).reshape(-1, 3, 3), [episodes[i] for i in kept], _alpha)
 
 
-def share(right: Sequence[bool], episodes: Sequence[frozenset[str]]) -> Estimate:
-    """A share with its interval over episodes."""
-    table = np.zeros((len(right), 1, 2))
-    table[np.arange(len(right)), 0, np.array(right, np.int64)] = 1
-    return estimate(table, episodes, lambda t: _divide(t[:, 0, 1], t[:, 0].sum(1)))
+def share(values: Sequence[float] | Sequence[bool], episodes: Sequence[frozenset[str]]) -> Estimate:
+    """A mean, of truths a share, with its interval over episodes."""
+    table = np.stack([np.array(values, np.float64), np.ones(len(values))], axis=1)[:, None]
+    return estimate(table, episodes, lambda t: divided(t[:, 0, 0], t[:, 0, 1]))
 
 
 def estimate(
@@ -117,20 +116,21 @@ def _padded(places: Sequence[Sequence[int]], spare: int) -> tuple[Int64[np.ndarr
 
 def _kappa(table: Float64[np.ndarray, "D R C"]) -> Float64[np.ndarray, " D"]:
     total = table.sum((1, 2))
-    observed = _divide(np.trace(table, axis1=1, axis2=2), total)
-    expected = _divide((table.sum(1) * table.sum(2)).sum(1), total**2)
-    return _divide(observed - expected, 1 - expected)
+    observed = divided(np.trace(table, axis1=1, axis2=2), total)
+    expected = divided((table.sum(1) * table.sum(2)).sum(1), total**2)
+    return divided(observed - expected, 1 - expected)
 
 
 def _alpha(table: Float64[np.ndarray, "D R C"]) -> Float64[np.ndarray, " D"]:
     each = table.sum(2)
     total = each.sum(1)
     apart = total - np.trace(table, axis1=1, axis2=2)
-    expected = _divide(total**2 - (each**2).sum(1), total - 1)
-    return 1 - _divide(apart, expected)
+    expected = divided(total**2 - (each**2).sum(1), total - 1)
+    return 1 - divided(apart, expected)
 
 
-def _divide(a: Float64[np.ndarray, " D"], b: Float64[np.ndarray, " D"]) -> Float64[np.ndarray, " D"]:
+def divided(a: Float64[np.ndarray, " D"], b: Float64[np.ndarray, " D"]) -> Float64[np.ndarray, " D"]:
+    """Return a / b, NaN where b is 0."""
     return np.divide(a, b, out=np.full(np.shape(a), np.nan), where=np.abs(b) > 1e-12)
 
 

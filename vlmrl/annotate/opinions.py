@@ -7,7 +7,8 @@ from vlmrl.annotate.audit import TRAINED
 from vlmrl.annotate.ledger import Ledger
 from vlmrl.annotate.people.question import Pair
 from vlmrl.annotate.recorded import Record, answered
-from vlmrl.types import Cost, Kind, Reply, Verdict
+from vlmrl.store import Store
+from vlmrl.types import Cost, Frame, Kind, Reply, Span, Verdict
 
 
 @dataclass(frozen=True)
@@ -86,16 +87,17 @@ def gather(opinions: Sequence[Opinion]) -> list[Judged]:
     return list(found.values())
 
 
-def read_opinions(
-    ledger: Ledger, *, sentences: Collection[str], episodes: Collection[str] | None = None
-) -> list[Opinion]:
-    """Return the opinions of a ledger about pairs; `episodes` keeps those about them alone.
+def read_opinions(ledger: Ledger, store: Store, *, sentences: Collection[str] = ()) -> list[Opinion]:
+    """Return the opinions of a ledger about pairs of a store.
 
-    `sentences` are those that questions may have been about: prompts hold theirs among other words.
+    `sentences` are those that questions may have been about, beside the store's own: prompts hold theirs among other
+    words. Answers about spoilt pictures (`stress`) lie under cameras that no store has, and are left out.
     """
+    known, own = [*sentences, *sorted({*store.episodes.instruction} - {"", *sentences})], set(store.episodes.id)
+    cameras = {*store.cameras, ""}
     records = (r for r in answered(ledger) if r.kind is Kind.PREFERENCE and isinstance(r.reply.answer, Verdict))
-    found = (_opinion(r, sentences) for r in records if episodes is None or _about(r) <= set(episodes))
-    return [one for one in found if one is not None]
+    here = (r for r in records if all(p.episode in own and p.camera in cameras for p in _places(r)))
+    return [one for record in here if (one := _opinion(record, known)) is not None]
 
 
 def _opinion(record: Record, sentences: Collection[str]) -> Opinion | None:
@@ -107,5 +109,5 @@ def _opinion(record: Record, sentences: Collection[str]) -> Opinion | None:
     return Opinion(shown, record.reply, record.key, bool(flags.get("sighted")), bool(flags.get("repeat")))
 
 
-def _about(record: Record) -> set[str]:
-    return {place.episode for item in record.items for place in (item if isinstance(item, tuple) else (item,))}
+def _places(record: Record) -> list[Frame | Span]:
+    return [place for item in record.items for place in (item if isinstance(item, tuple) else (item,))]

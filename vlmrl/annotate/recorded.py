@@ -147,7 +147,7 @@ def read(location: str) -> list[Record]:
 
 
 def answered(ledger: Ledger) -> Iterator[Record]:
-    """Yield every pair or clip of a ledger with the first readable answer to its question."""
+    """Yield every pair or clip of a ledger with the first readable answer to its question, oldest answers first."""
     question, reply, subject = schema.question, schema.reply, schema.subject
     with ledger.transaction(writes=False) as connection:
         rows = connection.execute(select(reply).where(reply.c.answer_type != "none").order_by(reply.c.id))
@@ -158,7 +158,8 @@ def answered(ledger: Ledger) -> Iterator[Record]:
         about: defaultdict[tuple[str, str], list[list[Any]]] = defaultdict(list)
         for row in connection.execute(select(subject).order_by(*subject.primary_key.columns)):
             about[row.question, row.occurrence].append([row.position, row.episode, row.start, row.stop, row.camera])
-    for (key, _), places in about.items():
+    turn = {key: k for k, key in enumerate(first)}
+    for (key, _), places in sorted(about.items(), key=lambda entry: turn.get(entry[0][0], len(turn))):
         if key in first:
             row = asked[key]
             yield Record(_items(places), Kind(row.kind), json.loads(row.content), first[key], key)

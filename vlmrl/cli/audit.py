@@ -63,12 +63,13 @@ def judged_pairs(config: AuditConfig, store: Store) -> list[Judged]:
     Raises:
         DataError: if there is none.
     """
-    sentences = [config.sentence] if config.sentence else sorted({*store.episodes.instruction} - {""})
     with Ledger(config.ledger) as ledger:
-        opinions = read_opinions(ledger, sentences=sentences, episodes=store.episodes.id)
+        opinions = read_opinions(ledger, store, sentences=[config.sentence] if config.sentence else [])
     kept: list[Opinion] = [o for o in opinions if config.sentence in (None, o.shown.sentence)]
     if not kept:
-        raise DataError(f"{masked(config.ledger)} holds no answer about pairs of {config.store}: run a labeling job first")
+        raise DataError(
+            f"{masked(config.ledger)} holds no answer about pairs of {config.store}: run a labeling job first"
+        )
     pairs = gather(kept)
     for column in config.columns:
         for judged, opinion in _matched(pairs, column_opinions(store, column, pairs)):

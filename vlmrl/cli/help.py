@@ -27,7 +27,8 @@ EXAMPLES = {
   vlmrl label store=runs/mine labeler=transformers labeler.model=FOLDER_OR_HUB_ID limits.max_calls=1000
   vlmrl label benchmark --help                    score several labelers on the same pairs
   vlmrl label serve --help                        a page at which people compare pairs
-  vlmrl label audit --help                        how far to trust everybody who answered""",
+  vlmrl label audit --help                        how far to trust everybody who answered
+  vlmrl label route --help                        send doubtful pairs to people""",
     "benchmark": """
   vlmrl label benchmark store=runs/mine labelers=[seen,zeroshot,scripted]
   vlmrl label benchmark store=runs/mine labelers='[FOLDER_OF_A_CLIP,{name:openai,model:NAME}]'
@@ -35,6 +36,9 @@ EXAMPLES = {
     "audit": """
   vlmrl label audit store=runs/mine               accuracy, agreement, place, cycles, calibration and cost of labels
   vlmrl label audit store=runs/mine against=people columns=[truth/reward]""",
+    "route": """
+  vlmrl label route store=runs/mine budget=200    the 200 most doubtful pairs go to the people's queue
+  vlmrl label route store=runs/mine by=order""",
     "serve": """
   vlmrl label serve store=runs/mine               at http://127.0.0.1:8765/, for you alone
   vlmrl label serve store=runs/mine bind=0.0.0.0 tokens=people.txt rules.overlap=2

@@ -7,7 +7,7 @@ from typing import Any
 
 from vlmrl import config as configuration
 from vlmrl.annotate import LABELERS
-from vlmrl.cli import audit, benchmark, compare, evaluate, help, label, run, score, serve, settings, train
+from vlmrl.cli import audit, benchmark, compare, evaluate, help, label, route, run, score, serve, settings, train
 from vlmrl.learn import LEARNERS
 
 
@@ -25,13 +25,14 @@ JOBS = {
     "label": Job(label.LabelConfig, label.main, {"labeler": LABELERS}),
     "benchmark": Job(benchmark.BenchmarkConfig, benchmark.main),
     "audit": Job(audit.AuditConfig, audit.main),
+    "route": Job(route.RouteConfig, route.main),
     "serve": Job(serve.ServeConfig, serve.main),
     "score": Job(score.ScoreConfig, score.main, {"rewarder": score.SCORERS}),
     "train": Job(train.TrainConfig, train.main, {"learner": LEARNERS}),
     "evaluate": Job(evaluate.EvaluateConfig, evaluate.main),
 }
 
-OF_LABEL = ("audit", "benchmark", "serve")
+OF_LABEL = ("audit", "benchmark", "route", "serve")
 """Jobs that are called as `vlmrl label NAME`."""
 
 

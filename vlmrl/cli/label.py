@@ -18,6 +18,7 @@ from vlmrl.annotate import (
 )
 from vlmrl.annotate.comparisons import Config as Comparisons
 from vlmrl.annotate.comparisons import import_comparisons
+from vlmrl.annotate.people.settled import people_above
 from vlmrl.annotate.trust import Trust
 from vlmrl.cli.ask import ask, describe, make_labeler
 from vlmrl.errors import ConfigError, LabelerError
@@ -161,7 +162,8 @@ def annotate(
                 f"({report.given_up} given up after {limits.attempts} unreadable replies each: limits.attempts allows "
                 f"more, labeler.draw=1 asks anew); its replies are in {masked(ledger)}"
             )
-        preferences = book.snapshot(queries, asked.report.keys)
+        people = people_above(book, queries, asked.report.keys)
+        preferences = book.snapshot(queries, asked.report.keys, above=people)
     return Labels(queries, asked.report, preferences, asked.trust, asked.facts)
 
 

@@ -38,7 +38,7 @@ class ServeConfig:
     camera: str | None = None
     """Whose pictures are shown; null: the store's first."""
     pairs: int = 100
-    """Pairs of frames that are drawn and put on the queue, beside what was routed there; the same seed draws the same."""
+    """Pairs of frames that are drawn and put on the queue, beside what was routed; the same seed draws the same."""
     rules: Rules = field(default_factory=Rules)
     frames: int = 24
     """Pictures of a clip, at most, evenly spaced."""
@@ -74,7 +74,10 @@ def main(content: Mapping[str, Any], folder: Path) -> None:
         names = frozenset(name.lower() for name in config.hosts)
         application = Application(queue, review, tokens, local, names)
         print(f"{queue.waiting(queue.state())} answers are wanted, {len(review.judged())} pairs can be reviewed")
-        print(f"the page is at http://{_shown(config.bind)}:{listening.getsockname()[1]}/ (stop it with Ctrl-C)", flush=True)
+        print(
+            f"the page is at http://{_shown(config.bind)}:{listening.getsockname()[1]}/ (stop it with Ctrl-C)",
+            flush=True,
+        )
         settings = uvicorn.Config(application.asgi(), access_log=False, log_level="warning", server_header=False)
         uvicorn.Server(settings).run(sockets=[listening])
 
@@ -84,14 +87,14 @@ def prepare(config: ServeConfig, ledger: Ledger) -> tuple[Queue, Review]:
     store = Store.open(config.store)
     camera = pick_camera(store, config.camera)
     queue = Queue(ledger, Clips(store, camera, config.frames, config.side), config.rules)
-    sentences = [*([config.sentence] if config.sentence else []), *sorted({*store.episodes.instruction} - {""})]
+    sentences = [config.sentence] if config.sentence else []
     truth = true_progress(store) if "truth/progress" in store.columns() else None
     review = Review(queue, sentences=sentences, truth=truth)
     if config.pairs:
         sentence, generator = pick_sentence(store, config.sentence), np.random.default_rng(config.rules.seed)
         drawn = sample_pairs(store, camera, count=config.pairs, instruction=sentence, generator=generator)
         queue.add([Pair(q.items[0], q.items[1], q.instruction) for q in drawn])
-    known = read_opinions(ledger, sentences=sentences, episodes=store.episodes.id)
+    known = read_opinions(ledger, store, sentences=sentences)
     queue.offer(list({o.shown.id: o.shown for o in known if not is_person(o.annotator)}.values()))
     return queue, review
 
@@ -123,7 +126,9 @@ def _socket(config: ServeConfig) -> socket.socket:
         found.bind((config.bind, config.port))
     except (OSError, OverflowError) as error:
         found.close()
-        raise ConfigError(f"cannot listen at {config.bind}, port {config.port}: {error}; choose another port=") from error
+        raise ConfigError(
+            f"cannot listen at {config.bind}, port {config.port}: {error}; choose another port="
+        ) from error
     return found
 
 

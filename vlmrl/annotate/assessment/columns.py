@@ -13,9 +13,9 @@ from vlmrl.types import Frame, Item, Reply, Verdict
 def column_value(store: Store, name: str) -> Callable[[Item], float]:
     """Return what sums a column over the steps of a clip; a single frame has the value of its row.
 
-    A `reward/` column judges at row i what row i+1 shows, a `truth/` column what row i itself shows: of a clip from s to
-    t the steps arrive at rows s+1 to t. Where an episode does not hold the row at which its last step arrives, its last
-    value stands for it.
+    A `reward/` column judges at row i what row i+1 shows, a `truth/` column what row i itself shows: of a clip from s
+    to t the steps arrive at rows s+1 to t. Where an episode does not hold the row at which its last step arrives, its
+    last value stands for it.
 
     Raises:
         ConfigError: if the store has no such column of single numbers.

@@ -1,4 +1,4 @@
-"""Figures about everybody who answered: right against a reference, consistent, honest about doubt, and at what price."""
+"""Figures about everybody who answered: how right, how consistent, how honest, and at what price."""
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence

@@ -14,28 +14,38 @@ _COLOURS = ("var(--arm-learned)", "var(--arm-bc)", "var(--arm-ground-truth)", "v
 
 
 def write(path: Path, found: Figures) -> Path:
-    """Write the page."""
+    """Write the page of an audit."""
     head = (
         f"<p class='eyebrow'>{escape(found['store'])}</p><h1>How far to trust these labels</h1>"
-        f"<p class='facts'>{plural(found['pairs'], 'pair')}. Right means: as {escape(found['reference'])}. "
-        "Intervals are 95 %, over episodes (bootstrap) or, for plain counts, Wilson's.</p>"
+        f"<p class='facts'>{words(found)}</p>"
     )
     warnings = "".join(f"<p class='warning'>{escape(flag.removeprefix('FLAG '))}</p>" for flag in flags(found))
-    compared = [one for one in found["annotators"] if "accuracy" in one]
-    body = [head, warnings, _accuracy(found["annotators"]), _slices(compared), _gaps(compared), _calibration(compared)]
-    body += [_consistency(found["annotators"]), _agreement(found), _cost(found["annotators"])]
-    return write_page(path, title="How far to trust these labels", body="".join(body))
+    return write_page(path, title="How far to trust these labels", body=head + warnings + sections(found))
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def words(found: Figures) -> str:
+    """What the figures are about, as HTML."""
+    return (
+        f"{plural(found['pairs'], 'pair')}. Right means: as {escape(found['reference'])}. "
+        "Intervals are 95 %, over episodes (bootstrap) or, for plain counts, Wilson's."
+    )
+
+
+def sections(found: Figures) -> str:
+    """All sections, as HTML."""
+    everybody = found["annotators"]
+    compared = [one for one in everybody if "accuracy" in one]
+    parts = [_accuracy(everybody), _slices(compared), _gaps(compared), _calibration(compared)]
+    return "".join([*parts, _consistency(everybody), _agreement(found), _cost(everybody)])
+
+
+def html_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A table whose cells are HTML; the first column names the row."""
     top = "".join(f"<th scope='col'>{escape(text)}</th>" for text in head)
     lines = "".join(
         f"<tr><th scope='row'>{row[0]}</th>{''.join(f'<td>{cell}</td>' for cell in row[1:])}</tr>" for row in rows
     )
-    return (
-        f"<div class='scroll'><table class='plain'><thead><tr>{top}</tr></thead><tbody>{lines}</tbody></table></div>"
-    )
+    return f"<div class='scroll'><table class='plain'><thead><tr>{top}</tr></thead><tbody>{lines}</tbody></table></div>"
 
 
 def _accuracy(annotators: Sequence[Figures]) -> str:
@@ -45,8 +55,8 @@ def _accuracy(annotators: Sequence[Figures]) -> str:
         mixed = " · ".join(f"{name} {number(verdicts[name])}" for name in ("a", "b", "tie", "unsure") if verdicts[name])
         shown = _estimate(right) if right else "<span class='none'>the reference</span>"
         rows.append([escape(one["name"]), shown, number(one["pairs"]), mixed])
-    words = note("Ties are left out: right counts pairs whose reference differs and of which a side was named.")
-    return section("right", "Who is right", _table(["annotator", "right", "pairs", "answers"], rows), words)
+    said = note("Ties are left out: right counts pairs whose reference differs and of which a side was named.")
+    return section("right", "Who is right", html_table(["annotator", "right", "pairs", "answers"], rows), said)
 
 
 def _slices(annotators: Sequence[Figures]) -> str:
@@ -59,9 +69,9 @@ def _slices(annotators: Sequence[Figures]) -> str:
             for row in divided
         ]
         if rows:
-            parts.append(f"<h3>{escape(one['name'])}</h3>" + _table(["part", "right", "ties"], rows))
-    words = note("A part is flagged where its interval lies wholly below that of all other pairs.")
-    return section("parts", "Where", *(parts or [missing("These pairs have no parts.")]), words)
+            parts.append(f"<h3>{escape(one['name'])}</h3>" + html_table(["part", "right", "ties"], rows))
+    said = note("A part is flagged where its interval lies wholly below that of all other pairs.")
+    return section("parts", "Where", *(parts or [missing("These pairs have no parts.")]), said)
 
 
 def _gaps(annotators: Sequence[Figures]) -> str:
@@ -74,8 +84,8 @@ def _gaps(annotators: Sequence[Figures]) -> str:
         )
         bins = f"<div class='bins' style='--n:{len(one['by_gap'])}'>{columns}</div>"
         parts.append(f"<h3>{escape(one['name'])}</h3>{legend}{bins}")
-    words = note("Groups of equally many pairs, from the closest in true progress to the farthest; below, the gap.")
-    return section("difficulty", "How hard", *parts, words) if parts else ""
+    said = note("Groups of equally many pairs, from the closest in true progress to the farthest; below, the gap.")
+    return section("difficulty", "How hard", *parts, said) if parts else ""
 
 
 def _column(row: Figures) -> str:
@@ -101,29 +111,29 @@ def _calibration(annotators: Sequence[Figures]) -> str:
         plot.dots(sure, right, colour=colour)
         name = f"<span class='arm'><i style='background:{colour}'></i>{escape(one['name'])}</span>"
         rows.append([name, number(found["error"], 3), number(found["log_loss"], 3), number(found["pairs"])])
-    words = note("Across: how sure. Up: how often right. On the line, a probability means what it says.")
+    said = note("Across: how sure. Up: how often right. On the line, a probability means what it says.")
     head = ["annotator", "calibration error", "log-loss (a coin: 0.693)", "pairs"]
-    return section("honest", "How honest about doubt", _table(head, rows), plot.html(), words)
+    return section("honest", "How honest about doubt", html_table(head, rows), plot.html(), said)
 
 
 def _consistency(annotators: Sequence[Figures]) -> str:
     rows = [
         [
             escape(one["name"]),
-            _share(one["position"]["first"]),
-            _share(one["both_ways"]),
-            _share(one["position"]["by_place_alone"]),
-            _share(one["transitivity"]["edges"]),
-            _share(one["transitivity"]["triples"]),
+            html_share(one["position"]["first"]),
+            html_share(one["both_ways"]),
+            html_share(one["position"]["by_place_alone"]),
+            html_share(one["transitivity"]["edges"]),
+            html_share(one["transitivity"]["triples"]),
         ]
         for one in annotators
     ]
     head = ["annotator", "first named", "same both ways", "by place alone", "answers on cycles", "cyclic triples"]
-    words = note(
+    said = note(
         "First named: half is fair. By place alone: asked one way round and the other, the same place was named twice. "
-        "On cycles: no order of the pictures gives all of these answers; of random answers a quarter of triples is cyclic."
+        "On cycles: no order of the pictures gives all of these answers; of random triples a quarter is."
     )
-    return section("consistent", "Do the answers fit together?", _table(head, rows), words)
+    return section("consistent", "Do the answers fit together?", html_table(head, rows), said)
 
 
 def _agreement(found: Figures) -> str:
@@ -132,13 +142,13 @@ def _agreement(found: Figures) -> str:
         for one in found["agreement"]
     ]
     between = found["alpha"]
-    words = note(
+    said = note(
         f"Krippendorff's alpha of people {_two(between['people'])}, of everybody {_two(between['everybody'])}. "
         "Blind answers only; unsure counts as no answer. Kappa: a, b and tie; 1 is full agreement, 0 that of chance."
     )
-    shown = _table(["between", "Cohen's kappa", "same side, ties left out"], rows)
+    shown = html_table(["between", "Cohen's kappa", "same side, ties left out"], rows)
     none = missing("No pair was judged by two annotators.")
-    return section("agree", "Who agrees with whom", shown if rows else none, words)
+    return section("agree", "Who agrees with whom", shown if rows else none, said)
 
 
 def _cost(annotators: Sequence[Figures]) -> str:
@@ -154,7 +164,7 @@ def _cost(annotators: Sequence[Figures]) -> str:
         for one in annotators
     ]
     head = ["annotator", "calls", "tokens", "USD", "USD a correct label", "median s"]
-    return section("price", "At what price", _table(head, rows))
+    return section("price", "At what price", html_table(head, rows))
 
 
 def _money(value: float | None) -> str:
@@ -175,7 +185,8 @@ def _two(row: Figures) -> str:
     return f"<b>{number(row['value'], 2)}</b> <span class='ci'>{ends} (n {number(row['pairs'])})</span>"
 
 
-def _share(row: Figures) -> str:
+def html_share(row: Figures) -> str:
+    """A counted share with its Wilson interval."""
     if row["rate"] is None:
         return "–"
     ends = f"[{number(100 * row['interval'][0])}, {number(100 * row['interval'][1])}]"

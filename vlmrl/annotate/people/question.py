@@ -83,5 +83,3 @@ def parsed(key: str, content: Mapping[str, Any]) -> PersonQuestion:
 def is_person(annotator: str) -> bool:
     """Whether an annotator is a person at the page."""
     return annotator.startswith(PREFIX)
-
-

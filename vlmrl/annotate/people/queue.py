@@ -125,6 +125,12 @@ class Queue:
         """Return what the ledger knows now."""
         return self._reader.read()
 
+    def asked(self) -> set[str]:
+        """Return the pairs that people were or are to be asked about blind."""
+        state = self.state()
+        every = [*state.open.values(), *(g.question for g in state.given)]
+        return {question.pair for question in every if not question.repeat and not question.sighted}
+
     def waiting(self, state: State) -> int:
         """Answers that the queue still wants, whoever gives them; pairs that cannot be shown are left out."""
         people = state.people_of()

@@ -69,9 +69,7 @@ class Filter:
 class Review:
     """Looks pairs up; safe for threads."""
 
-    def __init__(
-        self, queue: Queue, *, sentences: Sequence[str], truth: Callable[[Item], float] | None = None
-    ) -> None:
+    def __init__(self, queue: Queue, *, sentences: Sequence[str], truth: Callable[[Item], float] | None = None) -> None:
         """`sentences` are those that questions may be about; `truth` is shown beside the answers where it is known."""
         self._queue, self._sentences, self._truth = queue, sentences, truth
         self._lock = threading.Lock()
@@ -83,8 +81,7 @@ class Review:
         with self._lock:
             stamp = self._changed()
             if stamp != self._stamp:
-                table = self._queue.clips.store.episodes
-                opinions = read_opinions(self._queue.ledger, sentences=self._sentences, episodes=table.id)
+                opinions = read_opinions(self._queue.ledger, self._queue.clips.store, sentences=self._sentences)
                 self._judged = {judged.pair.id: judged for judged in gather(opinions)}
                 self._stamp = stamp
             return list(self._judged.values())

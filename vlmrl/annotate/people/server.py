@@ -166,7 +166,9 @@ def _add_calls(app: FastAPI, page: Application) -> None:
     @app.post("/api/review")
     def audit(who: person, body: Asked) -> dict[str, Any]:  # pyright: ignore[reportInvalidTypeForm]
         found = review.page(Filter.of(body.filter), body.start, person=who)
-        return found | {"pairs": [one | {"sides": [page.side(item) for item in one.pop("items")]} for one in found["pairs"]]}
+        return found | {
+            "pairs": [one | {"sides": [page.side(item) for item in one.pop("items")]} for one in found["pairs"]]
+        }
 
     @app.post("/api/correct")
     def correct(who: person, body: Corrected) -> dict[str, Any]:  # pyright: ignore[reportInvalidTypeForm]
@@ -178,7 +180,9 @@ def _add_calls(app: FastAPI, page: Application) -> None:
         return {"yours": body.answer}
 
     @app.get("/api/picture/{key}/{side}/{number}")
-    def picture(who: person, key: Key, side: Annotated[int, Path(ge=0, le=1)], number: Annotated[int, Path(ge=0)]) -> Response:  # pyright: ignore[reportInvalidTypeForm]
+    def picture(
+        who: person, key: Key, side: Annotated[int, Path(ge=0, le=1)], number: Annotated[int, Path(ge=0)]
+    ) -> Response:  # pyright: ignore[reportInvalidTypeForm]
         item = review.item(key, side)
         if item is None:
             raise HTTPException(404, "no such question or pair")
@@ -201,5 +205,3 @@ async def _refused(request: Request, error: Exception) -> JSONResponse:
     del request
     assert isinstance(error, HTTPException)
     return JSONResponse({"error": error.detail}, status_code=error.status_code)
-
-
