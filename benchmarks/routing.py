@@ -76,7 +76,6 @@ def simulated(store: Store, count: int) -> None:
     print(f"drawer_open: {count} pairs, {int((gap != 0).sum())} differ in truth; labels: built-in judge zeroshot")
     print("in place of a person: the scripted oracle (reads the simulator's truth)")
     rules = {"soft": [BY["soft"](j) for j in alone], "ensemble of 4 wordings": [BY["ensemble"](j) for j in pairs]}
-    rules["doubt (ensemble, then soft)"] = [BY["doubt"](j) for j in pairs]
     table(pairs, before, (gap != 0).tolist(), rules)
 
 

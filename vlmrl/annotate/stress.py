@@ -25,8 +25,8 @@ STUBBORN = 0.75
 
 RULES = (
     "A labeler ignores the pictures if, with the images swapped, shuffled or blank, it names the same place as before "
-    f"in more than {STUBBORN:.0%} of the pairs (lower end of the Wilson interval); it ignores the sentence if it does so "
-    "with a wrong sentence; it cannot be told from a coin if the interval of its accuracy on the pairs as they are "
+    f"in more than {STUBBORN:.0%} of the pairs (lower end of the Wilson interval); it ignores the sentence if it does "
+    "so with a wrong sentence; it cannot be told from a coin if the interval of its accuracy on the pairs as they are "
     "holds 50 %."
 )
 _SIDES = (Verdict.A_BETTER, Verdict.B_BETTER)

@@ -20,9 +20,10 @@ from vlmrl.annotate.people.queue import Queue, Rules
 from vlmrl.annotate.people.review import Review
 from vlmrl.annotate.people.tokens import Tokens, new_token, read_tokens
 from vlmrl.cli.label import pick_camera, pick_sentence
-from vlmrl.errors import ConfigError
+from vlmrl.errors import ConfigError, DataError
 from vlmrl.runfolder import masked, provenance, write_json
 from vlmrl.store import Store
+from vlmrl.types import Span
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,9 @@ class ServeConfig:
     camera: str | None = None
     """Whose pictures are shown; null: the store's first."""
     pairs: int = 100
-    """Pairs of frames that are drawn and put on the queue, beside what was routed; the same seed draws the same."""
+    """Pairs that are drawn and put on the queue, beside what was routed there; the same seed draws the same."""
+    segment: int = 0
+    """Rows of a clip; 0: single frames are drawn."""
     rules: Rules = field(default_factory=Rules)
     frames: int = 24
     """Pictures of a clip, at most, evenly spaced."""
@@ -91,12 +94,33 @@ def prepare(config: ServeConfig, ledger: Ledger) -> tuple[Queue, Review]:
     truth = true_progress(store) if "truth/progress" in store.columns() else None
     review = Review(queue, sentences=sentences, truth=truth)
     if config.pairs:
-        sentence, generator = pick_sentence(store, config.sentence), np.random.default_rng(config.rules.seed)
-        drawn = sample_pairs(store, camera, count=config.pairs, instruction=sentence, generator=generator)
-        queue.add([Pair(q.items[0], q.items[1], q.instruction) for q in drawn])
+        queue.add(drawn(config, store, camera))
     known = read_opinions(ledger, store, sentences=sentences)
     queue.offer(list({o.shown.id: o.shown for o in known if not is_person(o.annotator)}.values()))
     return queue, review
+
+
+def drawn(config: ServeConfig, store: Store, camera: str) -> list[Pair]:
+    """Random pairs of frames, or of clips that lie within one episode each.
+
+    Raises:
+        DataError: if there are fewer different ones than wanted.
+    """
+    sentence, generator = pick_sentence(store, config.sentence), np.random.default_rng(config.rules.seed)
+    if not config.segment:
+        found = sample_pairs(store, camera, count=config.pairs, instruction=sentence, generator=generator)
+        return [Pair(query.items[0], query.items[1], sentence) for query in found]
+    windows, table = store.spans(config.segment, stride=max(1, config.segment // 2)), store.episodes
+    if len(windows) < 2 * config.pairs:
+        have = f"{config.store} has {len(windows)} clips of {config.segment} rows"
+        raise DataError(f"{2 * config.pairs} clips wanted, each shown once, but {have}; lower pairs or segment")
+    first = windows[generator.permutation(len(windows))[: 2 * config.pairs], 0]
+    owner = table.of_row(first)
+    clips = [
+        (Span(table.id[e], int(row - table.start[e]), int(row - table.start[e]) + config.segment, camera),)
+        for e, row in zip(owner.tolist(), first.tolist(), strict=True)
+    ]
+    return [Pair(a, b, sentence) for a, b in zip(clips[::2], clips[1::2], strict=True)]
 
 
 def people(config: ServeConfig) -> tuple[Tokens, str]:

@@ -16,6 +16,8 @@ from vlmrl.annotate.people.question import is_person
 from vlmrl.types import Cost, Verdict
 
 BINS = 10
+FEWEST = 30
+"""Pairs that a part and the rest must have before it is flagged: intervals of fewer say little."""
 _SIDES = (Verdict.A_BETTER, Verdict.B_BETTER)
 
 
@@ -116,13 +118,13 @@ def _right(known: Known) -> dict[str, Any]:
 
 
 def _sliced(known: Known, part: Callable[[Judged], str]) -> list[dict[str, Any]]:
-    """Accuracy by part; a part is flagged where its interval lies wholly below that of the rest."""
+    """Accuracy by part, flagged where both have enough pairs and its interval lies wholly below that of the rest."""
     names = sorted({part(j) for j, *_ in known})
     rows: list[dict[str, Any]] = []
     for name in names:
         row = _right([k for k in known if part(k[0]) == name])
-        rest = _right([k for k in known if part(k[0]) != name])["low"]
-        below = row["high"] is not None and rest is not None and row["high"] < rest
+        rest = _right([k for k in known if part(k[0]) != name])
+        below = min(row["pairs"], rest["pairs"]) >= FEWEST and row["high"] < rest["low"]
         rows.append({"part": name, "flagged": bool(below), **row})
     return rows
 

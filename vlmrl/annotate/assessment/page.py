@@ -70,7 +70,7 @@ def _slices(annotators: Sequence[Figures]) -> str:
         ]
         if rows:
             parts.append(f"<h3>{escape(one['name'])}</h3>" + html_table(["part", "right", "ties"], rows))
-    said = note("A part is flagged where its interval lies wholly below that of all other pairs.")
+    said = note("Flagged: the interval lies wholly below that of all other pairs, of 30 pairs at least on either side.")
     return section("parts", "Where", *(parts or [missing("These pairs have no parts.")]), said)
 
 
@@ -131,7 +131,7 @@ def _consistency(annotators: Sequence[Figures]) -> str:
     head = ["annotator", "first named", "same both ways", "by place alone", "answers on cycles", "cyclic triples"]
     said = note(
         "First named: half is fair. By place alone: asked one way round and the other, the same place was named twice. "
-        "On cycles: no order of the pictures gives all of these answers; of random triples a quarter is."
+        "On cycles: no order of the pictures gives all of these answers; dice make a quarter of all triples cyclic."
     )
     return section("consistent", "Do the answers fit together?", html_table(head, rows), said)
 

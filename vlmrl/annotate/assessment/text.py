@@ -30,13 +30,13 @@ def flags(found: Figures) -> list[str]:
     """Parts in which somebody is worse than elsewhere, and other warnings, a sentence each."""
     said: list[str] = []
     for one in found["annotators"]:
-        for title, rows in one.get("slices", {}).items():
+        for rows in one.get("slices", {}).values():
             for row in rows:
                 if row["flagged"]:
                     rest = [r for r in rows if r is not row]
                     elsewhere = ", ".join(f"{estimate(r)} {r['part']}" for r in rest)
                     said.append(
-                        f"FLAG {one['name']}: {title} {row['part']}: right in {estimate(row)} "
+                        f"FLAG {one['name']}: {row['part']}: right in {estimate(row)} "
                         f"(elsewhere {elsewhere}); judge these {row['differ'] + row['ties']} pairs apart"
                     )
         place = one["position"]["by_place_alone"]

@@ -136,42 +136,42 @@ def _fixed(static: Callable[[], Response]) -> Callable[[], Response]:
 
 
 def _add_calls(app: FastAPI, page: Application) -> None:
-    person = Annotated[str, Depends(page.person)]
+    caller = Depends(page.person)
     queue, review = page.queue, page.review
 
     @app.get("/api/me")
-    def me(who: person) -> dict[str, Any]:  # pyright: ignore[reportInvalidTypeForm]
+    def me(who: str = caller) -> dict[str, Any]:
         rules = queue.rules
         shares = {"relabel": rules.relabel, "repeat": rules.repeat, "overlap": rules.overlap}
         return {"name": who.removeprefix(PREFIX), "shares": shares, "filters": review.choices()}
 
     @app.post("/api/next")
-    def following(who: person) -> dict[str, Any]:  # pyright: ignore[reportInvalidTypeForm]
+    def following(who: str = caller) -> dict[str, Any]:
         return page.shown(queue.next(who), who)
 
     @app.post("/api/answer")
-    def answer(who: person, body: Answered) -> dict[str, Any]:  # pyright: ignore[reportInvalidTypeForm]
+    def answer(body: Answered, who: str = caller) -> dict[str, Any]:
         written = queue.answer(body.key, who, Verdict(body.answer), seconds=body.seconds)
         return {"written": written} | page.shown(queue.next(who), who)
 
     @app.post("/api/undo")
-    def undo(who: person) -> dict[str, Any]:  # pyright: ignore[reportInvalidTypeForm]
+    def undo(who: str = caller) -> dict[str, Any]:
         taken = queue.take_back(who)
         return {"taken": taken is not None} | page.shown(taken or queue.next(who), who)
 
     @app.get("/api/progress")
-    def progress(who: person) -> dict[str, Any]:  # pyright: ignore[reportInvalidTypeForm]
+    def progress(who: str = caller) -> dict[str, Any]:
         return summary(queue, review.judged(), who)
 
     @app.post("/api/review")
-    def audit(who: person, body: Asked) -> dict[str, Any]:  # pyright: ignore[reportInvalidTypeForm]
+    def audit(body: Asked, who: str = caller) -> dict[str, Any]:
         found = review.page(Filter.of(body.filter), body.start, person=who)
         return found | {
             "pairs": [one | {"sides": [page.side(item) for item in one.pop("items")]} for one in found["pairs"]]
         }
 
     @app.post("/api/correct")
-    def correct(who: person, body: Corrected) -> dict[str, Any]:  # pyright: ignore[reportInvalidTypeForm]
+    def correct(body: Corrected, who: str = caller) -> dict[str, Any]:
         pair = review.pair(body.pair)
         if body.answer is None:
             queue.restore(pair, who)
@@ -181,8 +181,9 @@ def _add_calls(app: FastAPI, page: Application) -> None:
 
     @app.get("/api/picture/{key}/{side}/{number}")
     def picture(
-        who: person, key: Key, side: Annotated[int, Path(ge=0, le=1)], number: Annotated[int, Path(ge=0)]
-    ) -> Response:  # pyright: ignore[reportInvalidTypeForm]
+        key: Key, side: Annotated[int, Path(ge=0, le=1)], number: Annotated[int, Path(ge=0)], who: str = caller
+    ) -> Response:
+        del who
         item = review.item(key, side)
         if item is None:
             raise HTTPException(404, "no such question or pair")

@@ -9,6 +9,7 @@ const local = document.querySelector("meta[name=vlmrl-token]").content;
 const KEYS = { 1: "a", 2: "b", "=": "tie", "?": "unsure", "/": "unsure" };
 
 let view = "", question = null, shown_at = 0, busy = false, again = null, review = null;
+let current = Promise.resolve();
 
 function token() {
   const given = new URLSearchParams(location.hash.slice(1)).get("token");
@@ -60,10 +61,14 @@ function element(name, attributes = {}, ...children) {
 }
 
 // Runs one thing at a time; what fails stays on the screen and can be tried again, so no answer is lost unseen.
-async function attempt(what, act) {
+// Keys pressed meanwhile are dropped, for they were meant for what is gone; a change of view waits its turn.
+async function attempt(what, act, { patient = false } = {}) {
+  while (busy && patient) await current;
   if (busy) return;
   busy = true;
   document.body.classList.add("busy");
+  let finished;
+  current = new Promise((resolve) => { finished = resolve; });
   try {
     $("trouble").hidden = true;
     await act();
@@ -73,6 +78,7 @@ async function attempt(what, act) {
   } finally {
     busy = false;
     document.body.classList.remove("busy");
+    finished();
   }
 }
 
@@ -139,7 +145,7 @@ async function take(content) {
   shown_at = performance.now();
 }
 
-const following = () => attempt("No pair could be fetched", async () => take(await call("/api/next", {})));
+const following = () => attempt("No pair could be fetched", async () => take(await call("/api/next", {})), { patient: true });
 
 function answer(choice) {
   if (!question || busy || view !== "compare") return;
@@ -228,10 +234,10 @@ async function progress() {
 for (const button of document.querySelectorAll("nav button")) {
   button.addEventListener("click", () => {
     button.blur();
-    if (view === "signin") return;
+    if (view === "signin" || !review) return;
     if (button.dataset.view === "compare") following();
-    else if (button.dataset.view === "progress") attempt("No figures", progress);
-    else attempt("No review", async () => { await review.open(); show("review"); });
+    else if (button.dataset.view === "progress") attempt("No figures", progress, { patient: true });
+    else attempt("No review", async () => { await review.open(); show("review"); }, { patient: true });
   });
 }
 
