@@ -37,7 +37,7 @@ def test_every_job_composes_and_fills_its_dataclass(name: str) -> None:
 
 @pytest.mark.parametrize("name", jobs.JOBS)
 def test_help_names_every_setting_of_the_composed_configuration(name: str) -> None:
-    text = help.text(name, jobs.JOBS[name].config, jobs.JOBS[name].groups)
+    text = help.text(name, jobs.JOBS[name].config, jobs.JOBS[name].groups, command=name)
     content = configuration.compose(name, [])
     for key, value in content.items():
         if key not in jobs.JOBS[name].groups:
@@ -47,7 +47,7 @@ def test_help_names_every_setting_of_the_composed_configuration(name: str) -> No
 
 @pytest.mark.parametrize("labeler", sorted(jobs.JOBS["label"].groups["labeler"]))
 def test_help_shows_the_defaults_that_hold(labeler: str) -> None:
-    text = help.text("label", jobs.JOBS["label"].config, jobs.JOBS["label"].groups)
+    text = help.text("label", jobs.JOBS["label"].config, jobs.JOBS["label"].groups, command="label")
     about = text.split(f"settings of labeler={labeler}:")[1].split("settings of ")[0]
     for key, value in configuration.compose("label", [f"labeler={labeler}"])["labeler"].items():
         if isinstance(value, float):

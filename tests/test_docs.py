@@ -14,8 +14,11 @@ from vlmrl.cli.reward import EvalConfig, RolloutsConfig
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
 COMMAND = re.compile(
-    r"^(?:\./vlmrl\.sh (?:vlmrl )?|vlmrl )(run|label benchmark|label|train|score|evaluate|demo)\b(.*)$", re.MULTILINE
+    r"^(?:\./vlmrl\.sh (?:vlmrl )?|vlmrl )"
+    r"(run|label (?:audit|benchmark|route|serve)|label|train|score|evaluate|demo)\b(.*)$",
+    re.MULTILINE,
 )
+LABEL_JOBS = {f"label {name}" for name in jobs.OF_LABEL}
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda p: p.name)
@@ -39,7 +42,7 @@ def commands() -> list[tuple[str, str, str]]:
 @pytest.mark.parametrize(("document", "name", "rest"), commands())
 def test_every_setting_of_a_printed_command_exists(document: str, name: str, rest: str) -> None:
     jobs.register()
-    name = {"demo": "run", "label benchmark": "benchmark"}.get(name, name)
+    name = {"demo": "run"}.get(name, name.removeprefix("label ") if name in LABEL_JOBS else name)
     words = shlex.split(rest.rstrip("\\"), comments=True)
     overrides = [configuration.quoted(word) for word in words if "=" in word and not word.startswith("-")]
     configuration.compose(name, overrides)

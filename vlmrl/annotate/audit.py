@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Float64, Int64
@@ -218,20 +219,41 @@ def calibration(replies: Sequence[Reply | None], difference: Float64[np.ndarray,
     ]
     if not known:
         return Calibration(0, float("nan"), float("nan"))
-    p, a_better = np.array([p for p, _ in known]), np.array([better for _, better in known])
-    given = np.where(a_better, p, 1 - p)
-    # At exactly one half neither side is named: half right.
-    right = np.where(p == 0.5, 0.5, given > 0.5)
-    loss = -np.log(np.maximum(given, 1e-9)).mean()
-    return Calibration(len(known), calibration_error(np.maximum(p, 1 - p), right), float(loss))
+    found = reliability(np.array([p for p, _ in known], np.float64), np.array([a for _, a in known], np.bool_))
+    return Calibration(found["pairs"], found["error"], found["log_loss"])
 
 
 def calibration_error(confidence: Float[np.ndarray, " Q"], right: np.ndarray, *, bins: int = 10) -> float:
     """Expected calibration error: |accuracy - confidence| over equal bins of [0.5, 1], weighted by their counts."""
-    place = np.minimum(((confidence - 0.5) * 2 * bins).astype(int), bins - 1)
-    gaps = [
-        (place == k).mean() * abs(right[place == k].mean() - confidence[place == k].mean())
+    rows = _reliability_rows(confidence, right, bins)
+    return float(sum(r["pairs"] * abs(r["right"] - r["sure"]) for r in rows) / max(1, len(confidence)))
+
+
+def reliability(p: Float[np.ndarray, " Q"], a_better: Bool[np.ndarray, " Q"]) -> dict[str, Any]:
+    """Return the reliability table, the calibration error and the mean log-loss of probabilities that a is better.
+
+    One half names neither side and is half right. Figures are null without probabilities.
+    """
+    if not len(p):
+        return {"pairs": 0, "error": None, "log_loss": None, "table": []}
+    given = np.where(a_better, p, 1 - p)
+    right, sure = np.where(p == 0.5, 0.5, given > 0.5), np.maximum(p, 1 - p)
+    loss = float(-np.log(np.maximum(given, 1e-9)).mean())
+    table = _reliability_rows(sure, right, 10)
+    return {"pairs": len(p), "error": calibration_error(sure, right), "log_loss": loss, "table": table}
+
+
+def _reliability_rows(confidence: Float[np.ndarray, " Q"], right: np.ndarray, bins: int) -> list[dict[str, Any]]:
+    """One row a bin that holds anything: its ends, how sure, how often right, how many."""
+    place = np.clip(((confidence - 0.5) * 2 * bins).astype(int), 0, bins - 1)
+    return [
+        {
+            "low": 0.5 + k / (2 * bins),
+            "high": 0.5 + (k + 1) / (2 * bins),
+            "sure": float(confidence[place == k].mean()),
+            "right": float(right[place == k].mean()),
+            "pairs": int((place == k).sum()),
+        }
         for k in range(bins)
         if (place == k).any()
     ]
-    return float(sum(gaps))

@@ -183,16 +183,19 @@ class Ledger:
                 connection.execute(table.insert(), rows)
             leases.release(connection, owner, [key for key, _ in replies])
 
-    def snapshot(self, queries: Sequence[Query], keys: Sequence[str]) -> Preferences:
+    def snapshot(
+        self, queries: Sequence[Query], keys: Sequence[str], *, above: Mapping[str, Reply] | None = None
+    ) -> Preferences:
         """Return the labels of these queries that are fit for training, in their order, with the hash of exactly these.
 
         `keys` holds each query's question, as a job reports it. A tie trains at one half, a side at the labeler's own
-        probability where it gave one; unsure, unreadable and unanswered ones are left out.
+        probability where it gave one; unsure, unreadable and unanswered ones are left out. `above` holds replies that
+        count in place of the questions' own, by key: what people said about the same pairs.
 
         Raises:
             DataError: if the lengths differ or nothing is left.
         """
-        answers = self.answers(keys)
+        answers = self.answers(keys) | dict(above or {})
         return freeze(queries, keys, [answers.get(key) for key in keys])
 
     def _now(self, connection: Connection) -> float:

@@ -43,6 +43,8 @@ class Record:
     content: Mapping[str, Any]
     """As it was sent."""
     reply: Reply
+    key: str = ""
+    """Of the question in the ledger; empty where it comes from a file that people wrote."""
 
     @property
     def sentence(self) -> str | None:
@@ -138,13 +140,14 @@ def read(location: str) -> list[Record]:
         return _lines(Path(location))
     if not location.endswith(".parquet"):
         with Ledger(location) as ledger:
-            return list(_answered(ledger))
+            return list(answered(ledger))
     with tempfile.TemporaryDirectory() as folder, Ledger(Path(folder) / "labels.db") as ledger:
         import_parquet(ledger, Path(location))
-        return list(_answered(ledger))
+        return list(answered(ledger))
 
 
-def _answered(ledger: Ledger) -> Iterator[Record]:
+def answered(ledger: Ledger) -> Iterator[Record]:
+    """Yield every pair or clip of a ledger with the first readable answer to its question, oldest answers first."""
     question, reply, subject = schema.question, schema.reply, schema.subject
     with ledger.transaction(writes=False) as connection:
         rows = connection.execute(select(reply).where(reply.c.answer_type != "none").order_by(reply.c.id))
@@ -155,10 +158,11 @@ def _answered(ledger: Ledger) -> Iterator[Record]:
         about: defaultdict[tuple[str, str], list[list[Any]]] = defaultdict(list)
         for row in connection.execute(select(subject).order_by(*subject.primary_key.columns)):
             about[row.question, row.occurrence].append([row.position, row.episode, row.start, row.stop, row.camera])
-    for (key, _), places in about.items():
+    turn = {key: k for k, key in enumerate(first)}
+    for (key, _), places in sorted(about.items(), key=lambda entry: turn.get(entry[0][0], len(turn))):
         if key in first:
             row = asked[key]
-            yield Record(_items(places), Kind(row.kind), json.loads(row.content), first[key])
+            yield Record(_items(places), Kind(row.kind), json.loads(row.content), first[key], key)
 
 
 def _items(places: list[list[Any]]) -> tuple[Item, ...]:

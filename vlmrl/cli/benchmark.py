@@ -15,16 +15,24 @@ from omegaconf.errors import OmegaConfBaseException
 
 from vlmrl import config as configuration
 from vlmrl.annotate import Ledger, Limits, load_labeler, sample_pairs, true_progress
+from vlmrl.annotate.assessment.benchmark import write_benchmark
+from vlmrl.annotate.assessment.figures import Reference, assess
+from vlmrl.annotate.assessment.text import share, table
+from vlmrl.annotate.opinions import Judged, Opinion
+from vlmrl.annotate.people.question import Pair
 from vlmrl.annotate.recorded import read
+from vlmrl.annotate.stress import RULES
 from vlmrl.annotate.trust import differences
 from vlmrl.cli.ask import ask, make_labeler
+from vlmrl.cli.audit import slices
 from vlmrl.cli.label import pick_camera, pick_sentence
+from vlmrl.cli.stress import stress
 from vlmrl.encoder import JUDGES
 from vlmrl.errors import ConfigError, DataError, VlmrlError, unknown
 from vlmrl.interval import Interval
 from vlmrl.runfolder import masked, provenance, write_json
 from vlmrl.store import Store
-from vlmrl.types import Frame, Item, Kind, Query, Verdict
+from vlmrl.types import Frame, Item, Kind, Query, Reply, Verdict
 
 _TRUTH = {Verdict.A_BETTER: 1.0, Verdict.B_BETTER: -1.0, Verdict.TIE: 0.0}
 
@@ -49,6 +57,11 @@ class BenchmarkConfig:
     """Which pairs are drawn."""
     check_order: int = 50
     """Pairs that are asked again with their sides swapped, to see whether the order matters."""
+    stress: int = 50
+    """Pairs that are asked five times more: with images swapped, shuffled, blank and at low resolution, and with a
+    wrong sentence. 0: none."""
+    wrong_sentence: str = "sing a song"
+    """About something that no picture shows."""
     ledger: str = "runs/labels.db"
     """Where answers are kept, so that none is paid for twice."""
     limits: Limits = field(default_factory=Limits)
@@ -68,16 +81,27 @@ def main(content: Mapping[str, Any], folder: Path) -> None:
     write_json(folder / "meta.json", provenance() | {"store": store.hash})
     queries, difference = labelled_pairs(config, store, camera)
     rows: list[dict[str, Any]] = []
+    answers: list[tuple[str, Sequence[Reply | None]]] = []
     with Ledger(config.ledger) as book:
         for entry in config.labelers:
-            rows.append(score(entry, config, store, camera, queries, difference, book))
+            row, replies = score(entry, config, store, camera, queries, difference, book)
+            rows.append(row)
+            answers.append((f"{row.get('labeler')}" + (f" #{len(rows)}" if _twice(row, rows) else ""), replies))
             write_json(folder / "benchmark.json", rows)
             if rows[-1].get("stopped_by") == "interrupt":
                 raise KeyboardInterrupt
     differ = int((difference != 0).sum())
-    print(f"\n{text(rows)}\n")
+    truth = config.truth or "the simulator's true progress"
+    found = side_by_side(queries, difference, answers, store, truth=truth, graded=config.truth is None)
+    print(f"\n{text(rows)}\n\n{stress_text(rows)}")
     print(f"{len(queries)} pairs of {config.store}, {differ} of which differ in truth ({config.truth or 'progress'})")
-    print(f"figures: {folder / 'benchmark.json'}")
+    write_json(folder / "parts.json", found)
+    page = write_benchmark(folder / "benchmark.html", rows, found)
+    print(f"by part and difficulty: {page}\nfigures: {folder / 'benchmark.json'}")
+
+
+def _twice(row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> bool:
+    return sum(other.get("labeler") == row.get("labeler") for other in rows) > 1
 
 
 def labelled_pairs(
@@ -133,12 +157,13 @@ def score(
     queries: Sequence[Query],
     difference: Float64[np.ndarray, " Q"],
     book: Ledger,
-) -> dict[str, Any]:
-    """One labeler's figures; one that cannot answer gets its error instead."""
+) -> tuple[dict[str, Any], Sequence[Reply | None]]:
+    """One labeler's figures and its replies; one that cannot answer gets its error instead."""
     began = time.perf_counter()
     row: dict[str, Any] = {"settings": masked(entry)}
     try:
-        answerer = make_labeler(composed(entry), store, camera=camera, sentence=queries[0].instruction)
+        settings = composed(entry)
+        answerer = make_labeler(settings, store, camera=camera, sentence=queries[0].instruction)
         row["labeler"] = answerer.name
         asked = ask(
             queries,
@@ -149,12 +174,49 @@ def score(
             check_order=config.check_order,
             difference=difference,
         )
+        if config.stress:
+            place = (settings, store, camera, queries[: config.stress], difference[: config.stress])
+            limits, wrong = config.limits, config.wrong_sentence
+            row["stress"] = stress(*place, book=book, limits=limits, wrong=wrong, seed=config.seed)
     except VlmrlError as error:
-        return row | {"error": str(error)}
-    report = asked.report
+        return row | {"error": str(error)}, []
+    report, known = asked.report, book.answers(asked.report.keys)
     row |= {"judge": dict(asked.facts), "known_before": report.cached, "stopped_by": report.stopped_by}
     row |= asked.trust.as_json() | {"unreadable": report.unreadable, "given_up": report.given_up}
-    return row | {"cost": dataclasses.asdict(asked.cost), "seconds": time.perf_counter() - began}
+    row |= {"cost": dataclasses.asdict(asked.cost), "seconds": time.perf_counter() - began}
+    return row, [known.get(key) for key in report.keys]
+
+
+def side_by_side(
+    queries: Sequence[Query],
+    difference: Float64[np.ndarray, " Q"],
+    answers: Sequence[tuple[str, Sequence[Reply | None]]],
+    store: Store,
+    *,
+    truth: str,
+    graded: bool,
+) -> dict[str, Any]:
+    """Accuracy by part and by difficulty, calibration and agreement of all labelers, as an audit has them."""
+    pairs = [Judged(Pair(q.items[0], q.items[1], q.instruction)) for q in queries]
+    for name, replies in answers:
+        for judged, reply in zip(pairs, replies, strict=False):
+            if reply is not None and isinstance(reply.answer, Verdict):
+                judged.opinions.append(Opinion(judged.pair, dataclasses.replace(reply, annotator=name), ""))
+    gaps = {judged.pair.id: float(gap) for judged, gap in zip(pairs, difference, strict=True)}
+    reference = Reference(truth, lambda judged: gaps[judged.pair.id], graded=graded)
+    return {"store": str(store.path), **assess(pairs, reference, slices(store, pairs), people=())}
+
+
+def stress_text(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The tables of the stress tests, and what the rules say."""
+    parts = list[str]()
+    for row in rows:
+        if found := row.get("stress"):
+            lines = [[r["condition"], *(share(r[name]) for name in ("named", "same", "right"))] for r in found["rows"]]
+            head = [str(row["labeler"]), "side named", "same place named again", "right"]
+            said = [f"EXPOSED {row['labeler']}: {one}" for one in found["exposed"]]
+            parts.append("\n".join([table(head, lines), *said]))
+    return "\n\n".join([*parts, RULES]) + "\n" if parts else ""
 
 
 def composed(entry: object) -> dict[str, Any]:

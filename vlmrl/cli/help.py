@@ -27,11 +27,24 @@ EXAMPLES = {
   vlmrl label store=runs/mine labeler=transformers labeler.model=FOLDER_OR_HUB_ID limits.max_calls=1000
   vlmrl label store=runs/mine question=progress labeler=openai labeler.model=NAME
   vlmrl label store=runs/mine ask.show=strip ask.clip_s=2 ask.order=both labeler=openai labeler.model=NAME
-  vlmrl label benchmark --help                    score several labelers on the same pairs""",
+  vlmrl label benchmark --help                    score several labelers on the same pairs
+  vlmrl label serve --help                        a page at which people compare pairs
+  vlmrl label audit --help                        how far to trust everybody who answered
+  vlmrl label route --help                        send doubtful pairs to people""",
     "benchmark": """
   vlmrl label benchmark store=runs/mine labelers=[seen,zeroshot,scripted]
   vlmrl label benchmark store=runs/mine labelers='[FOLDER_OF_A_CLIP,{name:openai,model:NAME}]'
   vlmrl label benchmark store=runs/mine truth=labels.parquet labelers=[seen]""",
+    "audit": """
+  vlmrl label audit store=runs/mine               accuracy, agreement, place, cycles, calibration and cost of labels
+  vlmrl label audit store=runs/mine against=people columns=[truth/reward]""",
+    "route": """
+  vlmrl label route store=runs/mine budget=200    the 200 most doubtful pairs go to the people's queue
+  vlmrl label route store=runs/mine by=order""",
+    "serve": """
+  vlmrl label serve store=runs/mine               at http://127.0.0.1:8765/, for you alone
+  vlmrl label serve store=runs/mine bind=0.0.0.0 tokens=people.txt rules.overlap=2
+  vlmrl label serve store=runs/mine ledger=postgresql://user@host/name pairs=0""",
     "score": """
   vlmrl score store=runs/mine                     how far each frame is from each episode's sentence
   vlmrl score store=runs/mine sentence='open the drawer' rewarder.checkpoint=openai/clip-vit-base-patch32
@@ -52,10 +65,10 @@ EXAMPLES = {
 }
 
 
-def text(name: str, config: type, groups: Mapping[str, Mapping[str, str]]) -> str:
-    """The help of one job; `groups` maps each group to its table of modules."""
+def text(name: str, config: type, groups: Mapping[str, Mapping[str, str]], *, command: str) -> str:
+    """The help of one job, called as `vlmrl COMMAND`; `groups` maps each group to its table of modules."""
     lines = [
-        f"usage: vlmrl {'label benchmark' if name == 'benchmark' else name} [KEY=VALUE ...]",
+        f"usage: vlmrl {command} [KEY=VALUE ...]",
         "",
         _first_line(config),
         "",

@@ -7,7 +7,7 @@ from typing import Any
 
 from vlmrl import config as configuration
 from vlmrl.annotate import LABELERS
-from vlmrl.cli import benchmark, compare, evaluate, help, label, run, score, settings, train
+from vlmrl.cli import audit, benchmark, compare, evaluate, help, label, route, run, score, serve, settings, train
 from vlmrl.learn import LEARNERS
 
 
@@ -24,25 +24,31 @@ JOBS = {
     "run": Job(settings.RunConfig, run.main, {"labeler": LABELERS, "learner": LEARNERS}),
     "label": Job(label.LabelConfig, label.main, {"labeler": LABELERS}),
     "benchmark": Job(benchmark.BenchmarkConfig, benchmark.main),
+    "audit": Job(audit.AuditConfig, audit.main),
+    "route": Job(route.RouteConfig, route.main),
+    "serve": Job(serve.ServeConfig, serve.main),
     "score": Job(score.ScoreConfig, score.main, {"rewarder": score.SCORERS}),
     "train": Job(train.TrainConfig, train.main, {"learner": LEARNERS}),
     "evaluate": Job(evaluate.EvaluateConfig, evaluate.main),
 }
 
+OF_LABEL = ("audit", "benchmark", "route", "serve")
+"""Jobs that are called as `vlmrl label NAME`."""
+
 
 def run_job(name: str, arguments: Sequence[str]) -> None:
-    """Compose the configuration of a job from the command line and run it; `label benchmark` is a job of its own."""
+    """Compose the configuration of a job from the command line and run it; those of OF_LABEL are jobs of their own."""
     command = name
     if name == "evaluate" and arguments[:1] == ["compare"]:
         compare.main(arguments[1:])
         return
-    if name == "label" and arguments[:1] == ["benchmark"]:
-        command, name, arguments = "label benchmark", "benchmark", arguments[1:]
+    if name == "label" and arguments and arguments[0] in OF_LABEL:
+        command, name, arguments = f"label {arguments[0]}", arguments[0], arguments[1:]
     if name == "label":
         arguments = ["dry_run=true" if a == "--dry-run" else a for a in arguments]
     job = JOBS[name]
     if any(a in ("-h", "--help") for a in arguments):
-        print(help.text(name, job.config, job.groups))
+        print(help.text(name, job.config, job.groups, command=command))
         return
     register()
     configuration.run_hydra(name, job.main, arguments, command=command)

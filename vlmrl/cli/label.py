@@ -23,6 +23,7 @@ from vlmrl.annotate.clips import ClipEnds
 from vlmrl.annotate.comparisons import Config as Comparisons
 from vlmrl.annotate.comparisons import import_comparisons
 from vlmrl.annotate.frozen import freeze
+from vlmrl.annotate.people.settled import people_above
 from vlmrl.annotate.questions import Rows
 from vlmrl.annotate.trust import Trust
 from vlmrl.cli import dryrun
@@ -123,7 +124,8 @@ def main(content: Mapping[str, Any], folder: Path) -> None:
         return
     if config.comparisons.file:
         preferences = from_people(config, store)
-        camera = pick_camera(store, config.camera) if config.reward.input in ("image", "embedding") else ""
+        looks = config.distill and config.reward.input in ("image", "embedding")
+        camera = pick_camera(store, config.camera) if looks else ""
     else:
         check_ends(config)
         camera = pick_camera(store, config.camera)
@@ -277,6 +279,7 @@ def annotate(
             asking=asking,
             pictures=fill,
         )
+        people = people_above(book, queries, asked.report.keys)
     report = together(asked.report, before)
     if report.stopped_by == "interrupt" and not any(report.verdicts.values()):
         raise KeyboardInterrupt
@@ -286,8 +289,9 @@ def annotate(
             f"({report.given_up} given up after {limits.attempts} unreadable replies each: limits.attempts allows "
             f"more, labeler.draw=1 asks anew); its replies are in {masked(ledger)}"
         )
-    train = freeze(queries[audit:], report.keys[audit:], asked.replies[audit:])
-    kept = freeze(queries[:audit], report.keys[:audit], asked.replies[:audit]) if audit else None
+    replies = [people.get(key, reply) for key, reply in zip(report.keys, asked.replies, strict=True)]
+    train = freeze(queries[audit:], report.keys[audit:], replies[audit:])
+    kept = freeze(queries[:audit], report.keys[:audit], replies[:audit]) if audit else None
     shown = asking.shown("preference")
     return Labels(queries[audit:], report, train, asked.trust, asked.facts, asked.served, shown, kept)
 

@@ -4,9 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
-from jaxtyping import Float32, UInt8
+from jaxtyping import Float32
 from scipy.special import expit
 
+from vlmrl.annotate.alter import alter
 from vlmrl.encoder import DualEncoder
 from vlmrl.judge.curriculum import Lesson
 from vlmrl.judge.exam import Answers, answers, credit, share, temperature
@@ -60,20 +61,6 @@ def macro(found: Sequence[Found]) -> dict[str, dict[str, float | int | None]]:
     keys = found[0] if found else ()
     values = {key: [v for f in found if (v := f[key]) is not None] for key in keys}
     return {key: {"mean": _mean(v), "tasks": len(v)} for key, v in values.items()}
-
-
-def alter(pixels: UInt8[np.ndarray, "N S S 3"], how: str) -> UInt8[np.ndarray, "N S S 3"]:
-    """Change all pictures alike."""
-    match how:
-        case "channels shuffled":
-            return pixels[..., [2, 0, 1]]
-        case "mirrored":
-            return pixels[:, :, ::-1]
-        case "darker" | "brighter":
-            factor = 0.5 if how == "darker" else 1.5
-            return np.clip(pixels * np.float32(factor), 0, 255).astype(np.uint8)
-        case _:
-            return pixels
 
 
 def _altered(encoder: DualEncoder, lesson: Lesson, pictures: Pictures) -> Found:

@@ -1,0 +1,210 @@
+"""The audit of labels and the benchmark under stress: figures known beforehand, and judges that do not look exposed."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from people_fakes import ANNA, frames, make_queue, make_store
+from report_run import HOSTILE, Page, episode
+
+from vlmrl import config as configuration
+from vlmrl.annotate import Ledger, Pictures, comparisons, run_job, sample_pairs, scripted, true_progress
+from vlmrl.annotate.assessment.columns import column_value
+from vlmrl.annotate.opinions import read_opinions
+from vlmrl.annotate.stress import CONDITIONS, compare, exposed, pictured, spoil
+from vlmrl.cli import audit, jobs, route
+from vlmrl.errors import ConfigError, DataError
+from vlmrl.store import Store, d4rl
+from vlmrl.types import Frame, Query, Reply, Span, Verdict
+
+A, B, TIE, UNSURE = Verdict.A_BETTER, Verdict.B_BETTER, Verdict.TIE, Verdict.UNSURE
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _registered():
+    jobs.register()
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    return make_store(tmp_path_factory.mktemp("audit"))
+
+
+def pairs_of(store: Store, count: int) -> list[Query]:
+    return sample_pairs(store, "eye", count=count, instruction="pour the tea", generator=np.random.default_rng(0))
+
+
+def audited(store: Store, ledger: Path, folder: Path, **settings: object) -> dict:
+    content = configuration.compose("audit", []) | {"store": str(store.path), "ledger": str(ledger)} | settings
+    audit.main(content, folder)
+    return json.loads((folder / "audit.json").read_text())
+
+
+def test_people_s_answers_about_the_door_judge_the_environment_s_return(
+    shared_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    folder = shared_data / "adroit_door_human"
+    door = d4rl.run(d4rl.Config(str(folder / "demos.npz"), str(tmp_path / "door"), task="adroit_door")).store
+    config = comparisons.Config(str(folder / "human_preferences.npz"))
+    with Ledger(tmp_path / "l.db") as ledger:
+        comparisons.import_comparisons(ledger, door, config, instruction="open the door")
+    found = audited(door, tmp_path / "l.db", tmp_path, columns=["truth/reward"])
+    judge, people = found["annotators"]
+    assert (judge["name"], people["name"], found["reference"]) == ("column truth/reward", "people", "people said")
+    assert "accuracy" not in people
+    assert (judge["accuracy"]["pairs"], round(judge["accuracy"]["value"], 3)) == (1293, 0.735)
+    clean, crossing = judge["slices"]["border"]
+    assert (clean["part"], clean["pairs"], round(clean["value"], 3)) == ("clean", 808, 0.885)
+    assert clean["low"] < 0.885 < clean["high"]
+    assert (crossing["pairs"], crossing["flagged"], clean["flagged"]) == (485, True, False)
+    assert len(found["crossing"]) == 1400 - 867
+    assert "FLAG column truth/reward: crossing an episode's border" in capsys.readouterr().out
+
+
+def test_an_audit_by_hand(store: Store, tmp_path: Path):
+    queries = pairs_of(store, 60)
+    truth = true_progress(store)
+    with Ledger(tmp_path / "l.db") as ledger:
+        for config in (scripted.Config(), scripted.Config(error_rate=1.0)):
+            run_job(queries, scripted.build(config, truth=truth), ledger=ledger)
+        queue = make_queue(store, ledger)
+        queue.add([frames(0)])
+        question = queue.next(ANNA)
+        assert question
+        queue.answer(question.key, ANNA, B)
+        queue.correct(frames(1), ANNA, A)
+    found = audited(store, tmp_path / "l.db", tmp_path)
+    by_name = {one["name"]: one for one in found["annotators"]}
+    right, wrong = by_name["scripted teacher (0% wrong)"], by_name["scripted teacher (100% wrong)"]
+    assert (right["accuracy"]["value"], wrong["accuracy"]["value"]) == (1, 0)
+    assert right["accuracy"]["pairs"] == sum(truth(q.items[0]) != truth(q.items[1]) for q in queries)
+    assert right["transitivity"]["edges"]["part"] == 0
+    assert sum(row["right"] for row in right["by_gap"]) == right["accuracy"]["pairs"]
+    assert by_name[ANNA]["pairs"] == 1  # the correction, which saw the others' answers, is none of the blind ones
+    between = next(x for x in found["agreement"] if {x["a"], x["b"]} == {right["name"], wrong["name"]})
+    assert between["same_side"]["value"] == 0
+    assert between["kappa"]["value"] < 0
+    assert right["cost"]["correct"] == right["accuracy"]["pairs"]
+    page = Page((tmp_path / "audit.html").read_text())
+    assert "How far to trust these labels" in page.text
+
+
+def test_hostile_names_and_sentences_are_text_in_the_page(store: Store, tmp_path: Path):
+    with Ledger(tmp_path / "l.db") as ledger:
+        queue = make_queue(store, ledger)
+        queue.add([frames(k, sentence=f"{HOSTILE} {k}") for k in range(2)])
+        while question := queue.next(ANNA):
+            queue.answer(question.key, ANNA, A)
+    audited(store, tmp_path / "l.db", tmp_path)
+    page = Page((tmp_path / "audit.html").read_text())
+    assert f"{HOSTILE} 1" in page.text
+    assert (page.count("script"), page.count("img")) == (1, 0)  # the template's own script, and no picture
+
+
+def test_an_audit_without_answers_or_with_unknown_columns_says_what_there_is(store: Store, tmp_path: Path):
+    with pytest.raises(DataError, match="holds no answer about pairs"):
+        audited(store, tmp_path / "l.db", tmp_path)
+    with pytest.raises(ConfigError, match="unknown column 'truth/joy'; have: truth/progress"):
+        column_value(store, "truth/joy")
+
+
+def test_a_column_sums_over_the_rows_at_which_steps_arrive(tmp_path: Path):
+    store = Store.create(tmp_path / "s")
+    store.append([episode(5)])  # progress 0, 1/12 ... 1 in 13 rows
+    value = column_value(store, "truth/progress")
+    assert value(Frame("e5", 6, "eye")) == pytest.approx(0.5)
+    assert value((Span("e5", 0, 3, ""),)) == pytest.approx((1 + 2 + 3) / 12)
+    assert value((Span("e5", 11, 13, ""),)) == pytest.approx(2.0)  # the last row arrives nowhere: it stands again
+    assert value((Span("e5", 0, 1, ""), Span("e5", 3, 4, ""))) == pytest.approx(5 / 12)
+
+
+class Looker:
+    """Names the brighter picture, or does what it is told without looking."""
+
+    needs_pictures = True
+    calls_per_question = 1
+    priced = True
+
+    def __init__(self, does: str) -> None:
+        self.name = f"looker that {does}"
+        self._does = does
+
+    def content(self, query: Query) -> dict[str, object]:
+        pictures = [float(picture.mean()) for picture in query.images]
+        return {"labeler": self.name, "sentence": query.instruction, "pictures": pictures, "items": str(query.items)}
+
+    async def ask(self, query: Query) -> Reply:
+        a, b = (float(picture.mean()) for picture in query.images)
+        match self._does:
+            case "looks" | "ignores the sentence":
+                side = TIE if abs(a - b) < 1 else A if a > b else B
+                return Reply(UNSURE if "sing" in query.instruction and self._does == "looks" else side, self.name)
+            case "says first":
+                return Reply(A, self.name)
+            case _:
+                return Reply((A, B)[int(query.items[0].row + query.items[1].row) // 3 % 2], self.name)
+
+    async def close(self) -> None:
+        """Nothing."""
+
+
+@pytest.mark.parametrize(
+    ("does", "said"),
+    [
+        ("looks", []),
+        ("ignores the sentence", ["ignores the sentence"]),
+        ("says first", ["ignores the pictures", "ignores the sentence", "cannot be told from a coin"]),
+        ("draws lots", ["ignores the pictures", "ignores the sentence", "cannot be told from a coin"]),
+    ],
+)
+def test_who_does_not_look_is_exposed(store: Store, tmp_path: Path, does: str, said: list[str]):
+    queries = pairs_of(store, 60)
+    truth = true_progress(store)
+    gap = np.array([round(truth(q.items[0]) - truth(q.items[1]), 3) for q in queries])
+    rows, plain = [], []
+    with Ledger(tmp_path / "l.db") as ledger:
+        for condition in ("as they are", *CONDITIONS):
+            spoilt = spoil(condition, queries, np.random.default_rng(0), wrong="sing a song")
+            asked = pictured(spoilt, queries, Pictures(store))
+            report = run_job(asked, Looker(does), ledger=ledger)
+            answers = ledger.answers(report.keys)
+            replies = [answers[key] for key in report.keys]
+            plain = plain or replies
+            rows.append(compare(condition, plain, replies, gap, swapped=spoilt.swapped))
+        # What was said about spoilt pictures is nobody's opinion about the pairs.
+        known = {(o.shown.a, o.shown.b) for o in read_opinions(ledger, store)}
+        items = {q.items for q in queries}
+        assert known <= items | {pair[::-1] for pair in items}
+    found = exposed(rows)
+    assert [one.partition(":")[0].removesuffix(" on these pairs") for one in found] == said
+    by_name = {row["condition"]: row for row in rows}
+    if does == "looks":
+        assert by_name["as they are"]["right"]["rate"] == by_name["images swapped"]["right"]["rate"] == 1
+        assert by_name["blank images"]["named"]["part"] == 0
+
+
+def test_shuffled_no_picture_stays_in_its_place(store: Store):
+    queries = pairs_of(store, 40)
+    spoilt = spoil("images shuffled", queries, np.random.default_rng(0), wrong="")
+    frames_ = {item for query in queries for item in query.items}
+    assert all(spoilt.item(frame) != frame for frame in frames_)
+    assert {spoilt.item(frame) for frame in frames_} == frames_
+
+
+def test_routing_keeps_to_its_budget_over_all_runs(store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    with Ledger(tmp_path / "l.db") as ledger:
+        for seed in (0, 1):
+            config = scripted.Config(error_rate=0.4, seed=seed)
+            run_job(pairs_of(store, 50), scripted.build(config, truth=true_progress(store)), ledger=ledger)
+    content = configuration.compose("route", []) | {"store": str(store.path), "ledger": str(tmp_path / "l.db")}
+    for _ in range(2):
+        route.main(content | {"budget": 7}, tmp_path)
+    said = capsys.readouterr().out
+    assert "0 pairs were on the people's queue, 7 of 50 added by doubt" in said
+    assert "7 pairs were on the people's queue, 0 of 50 added" in said
+    with Ledger(tmp_path / "l.db") as ledger:
+        queue = make_queue(store, ledger)
+        assert queue.waiting(queue.state()) == 7
+    with pytest.raises(ConfigError, match="unknown reason 'whim'; have: doubt, ensemble"):
+        route.main(content | {"by": "whim"}, tmp_path)
