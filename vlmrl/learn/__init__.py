@@ -16,8 +16,14 @@ from vlmrl.types import Transitions
 
 LEARNERS = {
     "bc": "vlmrl.learn.bc",
+    "calql": "vlmrl.learn.calql",
+    "diffusion": "vlmrl.learn.diffusion",
+    "filtered_bc": "vlmrl.learn.filtered_bc",
+    "flow": "vlmrl.learn.flow",
+    "idql": "vlmrl.learn.idql",
     "iql": "vlmrl.learn.iql",
     "sac": "vlmrl.learn.sac",
+    "td3bc": "vlmrl.learn.td3bc",
 }
 
 

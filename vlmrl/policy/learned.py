@@ -16,6 +16,8 @@ from vlmrl.policy.block import flat, in_blocks
 
 NETWORKS = {
     "actor policy": "vlmrl.nn:Actor",
+    "best-of policy": "vlmrl.learn.idql:BestOf",
+    "chunk policy": "vlmrl.learn.chunks:ChunkPolicy",
 }
 """Saved policies by kind: where their network is."""
 

@@ -152,7 +152,7 @@ def choose(
 ) -> Int64[np.ndarray, " B"]:
     """One index a row: the highest value at temperature 0, else a draw from softmax(value / temperature).
 
-    `uniform` has one number from [0, 1) a row: the draw inverts the distribution function, so equal numbers choose alike.
+    `uniform` has one number from [0, 1) a row, at which the distribution function is inverted.
     """
     if not temperature:
         return values.argmax(1)
