@@ -155,7 +155,7 @@ def under_policy(task: Task, logs: Store, reward: Planted, seed: int, folder: Pa
     store = opened(folder / f"rollouts-{reward.name}", task)
     if not len(store):
         config, metrics = iql.Config(updates=UPDATES), Metrics(folder / "metrics.jsonl")
-        actor = fit("iql", logs.transitions(reward=reward.name), config, seed=seed, metrics=metrics, quiet=True)
+        actor = fit("iql", logs.transitions(reward=reward.name), config, seed=seed, metrics=metrics, quiet=True).policy
         seeds = range(FIRST_ROLLOUT_SEED, FIRST_ROLLOUT_SEED + ROLLOUTS)
         store.append(list(record(task, LearnedPolicy(actor, reward.name), seeds, picture_every=10_000)))
     relabel(store, reward, reward.name)

@@ -58,7 +58,7 @@ def main() -> None:
                 scaled = dataclasses.replace(data, reward=(data.reward * scale).astype(np.float32))
                 with tempfile.TemporaryDirectory() as folder:
                     metrics = Metrics(Path(folder) / "metrics.jsonl")
-                    actor = fit("iql", scaled, config, seed=seed, metrics=metrics, quiet=True)
+                    actor = fit("iql", scaled, config, seed=seed, metrics=metrics, quiet=True).policy
                     last = metrics.read("train")[-1]
                 found = rollout(task, LearnedPolicy(actor, key), evaluation_seeds(given.episodes))
                 done[key] = {"success": found.success.tolist(), "critic_loss": last["critic_loss"]}

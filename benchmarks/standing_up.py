@@ -155,7 +155,9 @@ def run(job: Job) -> None:
     job.path.parent.mkdir(parents=True, exist_ok=True)
     metrics = Metrics(job.path.with_suffix(".jsonl"))
     metrics.path.unlink(missing_ok=True)
-    actor = fit("iql", transitions, config, seed=job.seed, metrics=metrics, every=CURVE_EVERY, at=measure, quiet=True)
+    actor = fit(
+        "iql", transitions, config, seed=job.seed, metrics=metrics, every=CURVE_EVERY, at=measure, quiet=True
+    ).policy
     results.save(rollout(task, LearnedPolicy(actor, job.arm), evaluation_seeds(EPISODES), envs=envs), job.path)
 
 

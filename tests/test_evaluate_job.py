@@ -12,7 +12,7 @@ import torch
 from vlmrl.cli import evaluate as command
 from vlmrl.errors import ConfigError, DataError
 from vlmrl.evaluate import collect, grid, parquet, sequential, summary
-from vlmrl.evaluate.candidates import Arm, Candidate, arm, pair
+from vlmrl.evaluate.candidates import Arm, Candidate, Steering, arm, pair
 from vlmrl.evaluate.comparison import page, read
 from vlmrl.evaluate.job import Evaluated, Plan, evaluate, place
 from vlmrl.evaluate.journal import Journal
@@ -20,9 +20,11 @@ from vlmrl.evaluate.lanes import Lane, lanes
 from vlmrl.evaluate.normalised import reference
 from vlmrl.evaluate.observing import blind, demand, looks
 from vlmrl.evaluate.rollout import Rollouts, evaluation_seeds, gathered, rollout
-from vlmrl.nn import Actor, Normaliser
-from vlmrl.policy import LearnedPolicy, UniformPolicy
+from vlmrl.learn import flow
+from vlmrl.nn import Actor, Critic, Normaliser, StackedMLP
+from vlmrl.policy import LearnedPolicy, LearnedValue, RerankedPolicy, UniformPolicy
 from vlmrl.sim import Task, load_task, make
+from vlmrl.types import Transitions
 
 
 @pytest.fixture(scope="module")
@@ -50,16 +52,61 @@ def built_in(name: str, noise: float = 0.0) -> Mapping[str, Arm]:
     return pair(arm([name], noise=noise, where="policy"), None)
 
 
-@pytest.mark.parametrize("kind", ["learned", "random", "expert"])
+def steered(folder: Path) -> RerankedPolicy:
+    """The untrained actor, steered by an untrained critic."""
+    scales = [Normaliser(torch.zeros(n), torch.ones(n)) for n in (4, 1)]
+    q = StackedMLP(2, (5, 16, 1), layer_norm=False, generator=torch.Generator().manual_seed(1))
+    value = LearnedValue(Critic(*scales, q), "untrained")
+    value.save_pretrained(folder / "critic")
+    return RerankedPolicy(saved(folder), value, samples=5, temperature=0.05)
+
+
+def chunked() -> LearnedPolicy:
+    """An untrained policy that draws four actions at once, which ten steps are no multiple of."""
+    config = flow.Config(hidden=(8, 8), time_width=8, horizon=4, execute=4, steps=2)
+    obs = np.random.default_rng(0).normal(size=(20, 4)).astype(np.float32)
+    ones = np.ones(20, np.float32)
+    data = Transitions(obs, obs[:, :1], ones, ones, obs, np.zeros(20, np.int32))
+    state = flow.init(config, data, generator=torch.Generator().manual_seed(0))
+    return LearnedPolicy(flow.policy(state), "chunks")
+
+
+@pytest.mark.parametrize("kind", ["learned", "random", "expert", "steered", "chunked"])
 def test_what_comes_of_a_seed_does_not_depend_on_what_runs_beside_it(kind: str, short: Task, tmp_path: Path) -> None:
     policies = {
         "learned": lambda: saved(tmp_path / "p"),
         "random": lambda: UniformPolicy(1),
         "expert": lambda: collect.GradedPolicy(short, (0.5,)),
+        "steered": lambda: steered(tmp_path / "p"),
+        "chunked": chunked,
     }
     one, seven, all_of_them = (rollout(short, policies[kind](), evaluation_seeds(20), batch=b) for b in (1, 7, 20))
     assert one.episodes == seven.episodes == all_of_them.episodes
     assert len({e.actions for e in one.episodes}) == 20
+
+
+def test_a_steered_evaluation_says_what_was_chosen_and_is_not_mistaken_for_another(short: Task, tmp_path: Path) -> None:
+    steered(tmp_path / "p")
+    folder = str(tmp_path / "p")
+
+    def arms(samples: int) -> Mapping[str, Arm]:
+        steering = [Steering(f"{folder}/critic", samples)]
+        return pair(arm([folder], noise=0, where="policy", steering=steering), arm([folder], noise=0, where="versus"))
+
+    found = evaluate(short, arms(3), Plan(6, envs=4), tmp_path / "run")
+    name = "actor, 1 of 3 by untrained"
+    assert list(found.rollouts) == [name, "actor"]
+    assert [c.decisions for c in found.choices[name]] == [60]
+    assert found.choices[name][0].gain > 0
+    assert "actor" not in found.choices
+    again = evaluate(short, arms(3), Plan(6, envs=1), tmp_path / "run")
+    assert again.rollouts[name][0].episodes == found.rollouts[name][0].episodes
+    keys = {str(arms(n)[f"actor, 1 of {n} by untrained"].candidates[0].key()) for n in (3, 4)}
+    assert len(keys) == 2
+    with pytest.raises(ConfigError, match="only saved policies can be steered"):
+        arm(["expert"], noise=0, where="policy", steering=[Steering(f"{folder}/critic")])
+    with pytest.raises(ConfigError, match="found 2 for 1"):
+        arm([folder], noise=0, where="policy", steering=[Steering(f"{folder}/critic")] * 2)
 
 
 def test_processes_change_nothing(short: Task) -> None:

@@ -2,13 +2,14 @@
 
 import dataclasses
 import math
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from vlmrl.errors import ConfigError
-from vlmrl.learn import LEARNERS, bc, iql, learner
+from vlmrl.learn import LEARNERS, bc, diffusion, idql, iql, learner
 from vlmrl.learn.batch import Batch, polyak, standardise_reward
 from vlmrl.nn import Actor, Normaliser, StackedMLP, together
 from vlmrl.types import Transitions
@@ -200,14 +201,24 @@ def test_actions_outside_the_data_range_are_never_produced() -> None:
 
 
 def test_an_unknown_learner_is_named_with_the_choices() -> None:
-    with pytest.raises(ConfigError, match=r"unknown learner 'iqll'; have: bc, iql"):
+    with pytest.raises(ConfigError, match=r"unknown learner 'iqll'; have: bc, calql"):
         learner("iqll")
+
+
+def small(name: str) -> Any:
+    """A configuration that trains in a moment."""
+    chunk = {"hidden": (8, 8), "batch": 16, "horizon": 4, "execute": 2, "time_width": 8}
+    if name == "idql":
+        critic = iql.Config(hidden=(8, 8))
+        return idql.Config(updates=20, samples=3, critic=critic, actor=diffusion.Config(**chunk))
+    given = chunk if name in ("diffusion", "flow") else {"hidden": (8, 8)}
+    return learner(name).Config(updates=20, **given)
 
 
 @pytest.mark.parametrize("name", LEARNERS)
 def test_every_learner_has_the_six_names_and_trains_reproducibly(name: str) -> None:
     module, transitions = learner(name), bandit(200)
-    config = module.Config(updates=20, hidden=(8, 8))
+    config = small(name)
     actions = []
     for _ in range(2):
         generator = torch.Generator().manual_seed(3)
@@ -217,5 +228,7 @@ def test_every_learner_has_the_six_names_and_trains_reproducibly(name: str) -> N
             info = module.update(config, state, next(batches))
             assert all(torch.isfinite(value) for value in info.values())
         assert set(module.loss(config, state, next(batches))) == set(info)
-        actions.append(module.policy(state).act(torch.from_numpy(transitions.obs)))
+        policy = module.policy(state)
+        chance = torch.randn(len(transitions), *policy.chance, generator=generator)
+        actions.append(policy.draw(torch.from_numpy(transitions.obs), chance))
     assert torch.equal(*actions)

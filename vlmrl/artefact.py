@@ -24,8 +24,8 @@ def save(folder: Path, *, kind: str, config: Mapping[str, Any], tensors: Mapping
     write_json(folder / "config.json", {"kind": kind, **config})
 
 
-def load(folder: str | Path, *, kind: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Read config and tensors of a folder, or of a hub repository by its id.
+def load(folder: str | Path, *, kind: str | tuple[str, ...]) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Read config and tensors of a folder, or of a hub repository by its id; `kind` may be one of several.
 
     Raises:
         DataError: if something is missing, damaged, or of another kind.
@@ -41,8 +41,9 @@ def load(folder: str | Path, *, kind: str) -> tuple[dict[str, Any], dict[str, Te
         tensors = load_file(place / "model.safetensors")
     except (json.JSONDecodeError, SafetensorError) as error:
         raise DataError(f"{place} is damaged: {error}") from error
-    if config.get("kind") != kind:
-        raise DataError(f"{place} holds a {config.get('kind')!r}, a {kind!r} is wanted")
+    kinds = (kind,) if isinstance(kind, str) else kind
+    if config.get("kind") not in kinds:
+        raise DataError(f"{place} holds a {config.get('kind')!r}, a {' or '.join(map(repr, kinds))} is wanted")
     return config, tensors
 
 

@@ -1,8 +1,9 @@
 """Small networks shared by rewards and learners, and the normalisers that travel with them."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -101,13 +102,52 @@ class Normaliser(nn.Module):
         return x * self.scale + self.shift
 
 
+@runtime_checkable
+class PolicyNetwork(Protocol):
+    """What a learner leaves, an `nn.Module`: action chunks from observations and chance, normalisers inside."""
+
+    KIND: ClassVar[str]
+    """Names it in saved folders."""
+    observation: Normaliser
+    chance: tuple[int, ...]
+    """Shape of the standard normal numbers behind one chunk."""
+    acts_without_chance: bool
+    """Whether it acts by the chunk of no chance, all zeros: a Gaussian's mean."""
+    proposes: bool
+    """Whether its chunks spread as it has learned them to."""
+
+    def draw(self, obs: Float[Tensor, "B D"], chance: Float[Tensor, "B ..."]) -> Float[Tensor, "B h A"]:
+        """One chunk for each observation, in the data's units."""
+        ...
+
+    def settings(self) -> dict[str, Any]:
+        """What `from_settings` needs beside the tensors."""
+        ...
+
+    @classmethod
+    def from_settings(cls, settings: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> "PolicyNetwork":
+        """The network that was saved."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """Every tensor by name."""
+        ...
+
+
+def saved_normaliser(tensors: Mapping[str, Tensor], name: str) -> Normaliser:
+    """A normaliser among a module's tensors."""
+    return Normaliser(tensors[f"{name}.shift"], tensors[f"{name}.scale"])
+
+
 class Actor(nn.Module):
     """Gaussian policy head: tanh mean, state-independent deviation (IQL's, Kostrikov et al. 2021).
 
     Takes raw observations and returns raw actions: both normalisers are inside, and so in every checkpoint.
     """
 
+    KIND = "actor policy"
     LOG_STD = (-5.0, 2.0)
+    acts_without_chance = True
 
     def __init__(
         self,
@@ -117,9 +157,11 @@ class Actor(nn.Module):
         hidden: Sequence[int],
         layer_norm: bool,
         generator: torch.Generator,
+        proposes: bool = True,
     ) -> None:
         super().__init__()
-        self.observation, self.action = observation, action
+        self.observation, self.action, self.proposes = observation, action, proposes
+        self.chance = (len(action.shift),)
         sizes = (len(observation.shift), *hidden, len(action.shift))
         self.net = StackedMLP(1, sizes, layer_norm=layer_norm, generator=generator)
         self.log_std = nn.Parameter(torch.zeros(len(action.shift)))
@@ -134,6 +176,65 @@ class Actor(nn.Module):
     def act(self, obs: Float[Tensor, "B D"]) -> Float[Tensor, "B A"]:
         """The deterministic action, in the data's units."""
         return self.action.invert(torch.tanh(self.net(self.observation.apply_to(obs))[0]))
+
+    @torch.inference_mode()
+    def draw(self, obs: Float[Tensor, "B D"], chance: Float[Tensor, "B A"]) -> Float[Tensor, "B 1 A"]:
+        """Actions `chance` deviations off the mean, kept within the data's range, in the data's units."""
+        deviation = self.log_std.clamp(*self.LOG_STD).exp()
+        mean = torch.tanh(self.net(self.observation.apply_to(obs))[0])
+        return self.action.invert((mean + deviation * chance).clamp(-1, 1))[:, None]
+
+    def settings(self) -> dict[str, Any]:
+        """Sizes of the network."""
+        hidden = [weight.shape[2] for weight in self.net.weights][:-1]
+        return {"hidden": hidden, "layer_norm": self.net.layer_norm, "proposes": self.proposes}
+
+    @classmethod
+    def from_settings(cls, settings: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> "Actor":
+        """The actor that was saved."""
+        actor = cls(
+            saved_normaliser(tensors, "observation"),
+            saved_normaliser(tensors, "action"),
+            hidden=settings["hidden"],
+            layer_norm=settings["layer_norm"],
+            generator=torch.Generator(),
+            proposes=settings.get("proposes", True),
+        )
+        actor.load_state_dict(tensors)
+        return actor
+
+
+class Critic(nn.Module):
+    """Ensemble of action values of which the least counts; raw observations and actions in."""
+
+    KIND = "action value"
+
+    def __init__(self, observation: Normaliser, action: Normaliser, q: StackedMLP) -> None:
+        super().__init__()
+        self.observation, self.action, self.q = observation, action, q
+
+    @torch.inference_mode()
+    def value(self, obs: Float[Tensor, "B D"], actions: Float[Tensor, "B n A"]) -> Float[Tensor, "B n"]:
+        """The least value of any member, in the unit of the reward that was trained on."""
+        count, n, _ = actions.shape
+        seen = self.observation.apply_to(obs)[:, None].expand(-1, n, -1)
+        both = torch.cat([seen, self.action.apply_to(actions)], -1).reshape(count * n, -1)
+        return self.q(both)[..., 0].amin(0).reshape(count, n)
+
+    def settings(self) -> dict[str, Any]:
+        """Sizes of the networks."""
+        sizes = [self.q.weights[0].shape[1], *(weight.shape[2] for weight in self.q.weights)]
+        return {"members": len(self.q.weights[0]), "sizes": sizes, "layer_norm": self.q.layer_norm}
+
+    @classmethod
+    def from_settings(cls, settings: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> "Critic":
+        """The critic that was saved."""
+        q = StackedMLP(
+            settings["members"], settings["sizes"], layer_norm=settings["layer_norm"], generator=torch.Generator()
+        )
+        critic = cls(saved_normaliser(tensors, "observation"), saved_normaliser(tensors, "action"), q)
+        critic.load_state_dict(tensors)
+        return critic
 
 
 def product_dtype(precision: str) -> torch.dtype:

@@ -299,3 +299,29 @@ class Policy(Protocol):
     def act(self, observations: Mapping[str, np.ndarray]) -> Float[np.ndarray, "B h A"]:
         """The next h actions for each of B observations."""
         ...
+
+
+@runtime_checkable
+class Proposer(Protocol):
+    """Draws several action chunks for each observation."""
+
+    name: str
+
+    def propose(
+        self, observations: Mapping[str, np.ndarray], n: int, generators: Sequence[np.random.Generator]
+    ) -> Float[np.ndarray, "B n h A"]:
+        """Chunks, n for each of B observations; all chance of an observation's chunks comes from its own generator."""
+        ...
+
+
+@runtime_checkable
+class ActionValue(Protocol):
+    """Says how good actions are."""
+
+    name: str
+
+    def value(
+        self, observations: Mapping[str, np.ndarray], actions: Float[np.ndarray, "B n A"]
+    ) -> Float[np.ndarray, "B n"]:
+        """The value of each of n actions at each of B observations; only comparisons at one observation mean much."""
+        ...

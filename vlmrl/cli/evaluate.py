@@ -10,7 +10,7 @@ from typing import Any, Literal
 from vlmrl import config as configuration
 from vlmrl.errors import ConfigError
 from vlmrl.evaluate import grid, parquet, summary
-from vlmrl.evaluate.candidates import BUILT_IN, Arm, arm, listed, pair
+from vlmrl.evaluate.candidates import BUILT_IN, Arm, Steering, arm, listed, pair
 from vlmrl.evaluate.comparison import page
 from vlmrl.evaluate.comparison.read import keep
 from vlmrl.evaluate.job import Evaluated, Plan, evaluate
@@ -34,6 +34,15 @@ class EvaluateConfig:
     """Task, or [A,B] for several."""
     versus: Any = None
     """Another policy or method from the same initial states; differences are paired."""
+    critic: Any = None
+    """Folder of a saved critic: of the chunks that `policy` draws, the one is executed whose first action it values
+    (V-GPS). [A,B,C]: one for each training seed."""
+    samples: int = 10
+    """Chunks drawn for each decision, with critic. More is not always better: a weak critic is exploited."""
+    temperature: float = 0.0
+    """Of the softmax over the critic's values; 0: the highest."""
+    budget_s: float | None = None
+    """Seconds that drawing and choosing may take before the policy acts alone; results then depend on the machine."""
     episodes: int = 50
     """Initial states, each its own seed, the same for every policy; with a margin: at most."""
     margin: float = 0.0
@@ -66,7 +75,11 @@ def main(content: Mapping[str, Any], folder: Path) -> None:
     check(config)
     tasks = [load_task(name) for name in listed(config.task)]
     other = arm(listed(config.versus), noise=config.noise, where="versus") if listed(config.versus) else None
-    arms = pair(arm(listed(config.policy), noise=config.noise, where="policy"), other)
+    steering = [
+        Steering(critic, config.samples, config.temperature, config.budget_s) for critic in listed(config.critic)
+    ]
+    first = arm(listed(config.policy), noise=config.noise, where="policy", steering=steering)
+    arms = pair(first, other)
     if config.margin and any(len(one.candidates) > 1 for one in arms.values()):
         raise ConfigError("margin is for single policies: with several training seeds it is they that decide the width")
     reward = PreferenceReward.from_pretrained(config.reward) if config.reward else None
@@ -115,7 +128,7 @@ def observations(tasks: Sequence[Task], arms: Mapping[str, Arm], plan: Plan) -> 
 
 
 def tell(results: Sequence[Evaluated], checks: Mapping[str, object], config: EvaluateConfig, folder: Path) -> None:
-    """Print the table, and write table and episodes."""
+    """Print the table and what critics chose, and write them and the episodes."""
     lines = [line for found in results for line in summary.lines(found)]
     total = summary.overall(results)
     keep(results, summary.as_json(lines, total) | {"observations": checks}, folder)
@@ -130,11 +143,26 @@ def tell(results: Sequence[Evaluated], checks: Mapping[str, object], config: Eva
             count = len(next(iter(found.rollouts.values()))[0].seeds)
             reached = "margin reached" if count < config.episodes else "all episodes run"
             print(f"{found.task.name}: {reached} after {count} episodes: {found.stopped.percent()}, valid at any stop")
+    tell_choices(results, folder)
     if find_spec("pyarrow") is None:
         print(f"episodes in {folder / 'episodes'} (as one Parquet file with pyarrow: pip install 'vlmrl[video]')")
     else:
         count = parquet.write(results, folder / "episodes.parquet")
         print(f"{count} episodes in {folder / 'episodes.parquet'}")
+
+
+def tell_choices(results: Sequence[Evaluated], folder: Path) -> None:
+    """Print and write what critics chose."""
+    choices = {found.task.name: found.choices for found in results if found.choices}
+    for task, methods in choices.items():
+        for name, some in methods.items():
+            for chosen in some:
+                print(f"{name} in {task}: {chosen.text()}")
+    if choices:
+        write_json(
+            folder / "choices.json",
+            {t: {n: [asdict(c) for c in some] for n, some in methods.items()} for t, methods in choices.items()},
+        )
 
 
 def film(found: Evaluated, config: EvaluateConfig, reward: PreferenceReward | None, folder: Path) -> None:

@@ -57,6 +57,7 @@ EXAMPLES = {
   vlmrl evaluate policy=expert task=drawer_open   the scripted expert; policy=random; noise=0.4: graded
   vlmrl evaluate policy=[A,B,C] versus=expert     one method trained from three seeds, and a paired difference
   vlmrl evaluate policy=FOLDER task=[drawer_open,cartpole] workers=0
+  vlmrl evaluate policy=FOLDER critic=FOLDER/critic samples=10 versus=FOLDER   steered by a critic, and alone
   vlmrl evaluate policy=FOLDER episodes=1000 margin=0.1         stop when the interval is narrow enough
   vlmrl evaluate policy=FOLDER check=observations               fail if the policy does not look
   vlmrl evaluate compare RUN RUN out=PAGE         several runs on one page
@@ -145,7 +146,15 @@ def _first_line(config: type) -> str:
 
 
 def _documents(config: type) -> dict[str, str]:
-    """Attribute docstrings of a dataclass."""
+    """Attribute docstrings of a dataclass and of those that it adds to."""
+    found: dict[str, str] = {}
+    for base in reversed(config.__mro__):
+        if dataclasses.is_dataclass(base):
+            found |= _own_documents(base)
+    return found
+
+
+def _own_documents(config: type) -> dict[str, str]:
     body = cast("ast.ClassDef", ast.parse(textwrap.dedent(inspect.getsource(config))).body[0]).body
     found: dict[str, str] = {}
     for before, after in pairwise(body):

@@ -13,8 +13,8 @@ from vlmrl.cli.pool import side_by_side
 from vlmrl.errors import ConfigError
 from vlmrl.evaluate.rollout import FIRST_CURVE_SEED, rollout
 from vlmrl.learn import fit, learner
-from vlmrl.nn import Actor, product_dtype
-from vlmrl.policy import LearnedPolicy
+from vlmrl.nn import PolicyNetwork, product_dtype
+from vlmrl.policy import LearnedPolicy, LearnedValue
 from vlmrl.runfolder import Metrics, masked, provenance, read_json, write_json
 from vlmrl.sim import load_task, make
 from vlmrl.store import Store
@@ -134,7 +134,7 @@ def train(training: Training) -> None:
     config = configuration.build(learner(training.learner["name"]).Config, training.learner, where="learner")
     transitions = store.transitions(training.obs, training.reward)
     with curve(training) as measure:
-        actor = fit(
+        learned = fit(
             training.learner["name"],
             transitions,
             config,
@@ -144,12 +144,17 @@ def train(training: Training) -> None:
             at=measure,
             quiet=True,
         )
-    facts = training.facts() | {"transitions": len(transitions), "products": str(product_dtype(config.precision))}
-    LearnedPolicy(actor, training.name, training.obs, facts).save_pretrained(folder)
+    products = product_dtype(getattr(config, "precision", "float32"))
+    facts = training.facts() | {"transitions": len(transitions), "products": str(products)}
+    if learned.critic is not None:
+        name = f"critic of {training.name}"
+        LearnedValue(learned.critic, name, training.obs, facts).save_pretrained(folder / "critic")
+    # Last: the policy's config says that the training is done.
+    LearnedPolicy(learned.policy, training.name, training.obs, facts).save_pretrained(folder)
 
 
 @contextmanager
-def curve(training: Training) -> Generator[Callable[[int, Actor], Mapping[str, float]] | None]:
+def curve(training: Training) -> Generator[Callable[[int, PolicyNetwork], Mapping[str, float]] | None]:
     """Success on a few initial states of their own: curves are drawn from it, nothing is chosen by it."""
     if training.curve_task is None or not training.curve_episodes:
         yield None
@@ -158,8 +163,8 @@ def curve(training: Training) -> Generator[Callable[[int, Actor], Mapping[str, f
     envs = [make(task) for _ in range(min(10, training.curve_episodes))]
     seeds = range(FIRST_CURVE_SEED, FIRST_CURVE_SEED + training.curve_episodes)
 
-    def measure(_: int, actor: Actor) -> Mapping[str, float]:
-        done = rollout(task, LearnedPolicy(actor, training.name, training.obs), seeds, envs=envs)
+    def measure(_: int, policy: PolicyNetwork) -> Mapping[str, float]:
+        done = rollout(task, LearnedPolicy(policy, training.name, training.obs), seeds, envs=envs)
         return {"success": float(done.success.mean()), "return": float(done.returns.mean())}
 
     try:

@@ -1,18 +1,48 @@
 """What an evaluation takes by name: saved policies, the scripted expert, and random actions."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from vlmrl.artefact import fingerprint
 from vlmrl.errors import ConfigError
 from vlmrl.evaluate.behaviour import GradedPolicy
-from vlmrl.policy import LearnedPolicy, UniformPolicy
+from vlmrl.policy import LearnedPolicy, LearnedValue, RerankedPolicy, UniformPolicy
 from vlmrl.sim import Task, make
 from vlmrl.types import Policy
 
 BUILT_IN = ("expert", "random")
+
+
+@dataclass(frozen=True)
+class Steering:
+    """How a critic chooses among what a policy proposes."""
+
+    critic: str
+    """Folder or hub id."""
+    samples: int = 10
+    temperature: float = 0.0
+    budget_s: float | None = None
+
+    def over(self, policy: LearnedPolicy) -> RerankedPolicy:
+        """The policy steered.
+
+        Raises:
+            DataError: if the critic cannot be read.
+            ConfigError: if a number makes no sense.
+        """
+        return RerankedPolicy(
+            policy,
+            LearnedValue.from_pretrained(self.critic),
+            samples=self.samples,
+            temperature=self.temperature,
+            budget_s=float("inf") if self.budget_s is None else self.budget_s,
+        )
+
+    def key(self) -> dict[str, Any]:
+        """What decides what is chosen."""
+        return {**asdict(self), "critic": _weights(self.critic)}
 
 
 @dataclass(frozen=True)
@@ -23,6 +53,7 @@ class Candidate:
     """Folder, hub id or built-in name."""
     noise: float = 0.0
     """Share of random actions, of the scripted expert."""
+    steering: Steering | None = None
 
     @property
     def trained(self) -> bool:
@@ -45,14 +76,24 @@ class Candidate:
             policy = GradedPolicy(task, (self.noise,))
             policy.name = f"expert, {self.noise:.0%} random actions" if self.noise else "expert"
             return policy
-        return LearnedPolicy.from_pretrained(self.source)
+        return self.saved()
+
+    def saved(self) -> LearnedPolicy | RerankedPolicy:
+        """The policy of a folder or hub id, steered where it is to be."""
+        policy = LearnedPolicy.from_pretrained(self.source)
+        return self.steering.over(policy) if self.steering else policy
 
     def key(self) -> dict[str, Any]:
         """What decides what it does."""
         if not self.trained:
             return {"policy": self.source, "noise": self.noise}
-        place = Path(self.source)
-        return {"policy": "saved", "weights": fingerprint(place) if place.is_dir() else self.source}
+        steered = {"steering": self.steering.key()} if self.steering else {}
+        return {"policy": "saved", "weights": _weights(self.source), **steered}
+
+
+def _weights(source: str) -> str:
+    place = Path(source)
+    return fingerprint(place) if place.is_dir() else source
 
 
 @dataclass(frozen=True)
@@ -74,25 +115,35 @@ def listed(value: object) -> list[str]:
     return [v for v in several if v]
 
 
-def arm(sources: Sequence[str], *, noise: float, where: str) -> Arm:
-    """The method that one or several policies are.
+def arm(sources: Sequence[str], *, noise: float, where: str, steering: Sequence[Steering] = ()) -> Arm:
+    """The method that one or several policies are; one critic steers all of them, or each has its own.
 
     Raises:
         ConfigError: if they are not the same method trained from different seeds.
     """
     if not 0 <= noise <= 1:
         raise ConfigError(f"noise is a share of random actions from 0 to 1, found {noise}")
-    candidates = tuple(Candidate(source, noise if source == "expert" else 0.0) for source in sources)
+    if len(steering) not in (0, 1, len(sources)):
+        raise ConfigError(
+            f"{where}: one critic for all policies or one for each wanted, found {len(steering)} for {len(sources)}"
+        )
+    steers = steering if len(steering) == len(sources) else [*steering, None][:1] * len(sources)
+    candidates = tuple(
+        Candidate(source, noise if source == "expert" else 0.0, steer)
+        for source, steer in zip(sources, steers, strict=True)
+    )
     built_in = [c.source for c in candidates if not c.trained]
     if built_in and len(candidates) > 1:
         raise ConfigError(
             f"{where}=[{','.join(sources)}]: a list is one method trained from several seeds, and {built_in[0]!r} is "
             "not trained; compare methods with versus=NAME or with vlmrl evaluate compare"
         )
+    if built_in and steering:
+        raise ConfigError(f"{where}={built_in[0]}: only saved policies can be steered by a critic")
     if built_in:
         share = f" with {noise:.0%} random actions" if noise and built_in[0] == "expert" else ""
         return Arm(built_in[0] + share, candidates)
-    policies = [LearnedPolicy.from_pretrained(source) for source in sources]
+    policies = [candidate.saved() for candidate in candidates]
     if len(names := {policy.name for policy in policies}) > 1:
         raise ConfigError(
             f"{where}: a list is one method trained from several seeds, found methods {', '.join(sorted(names))}; "

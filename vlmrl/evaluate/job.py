@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from tqdm import tqdm
@@ -13,6 +13,7 @@ from vlmrl.evaluate.journal import Journal, task_key
 from vlmrl.evaluate.lanes import LanePool, Outcome, lanes
 from vlmrl.evaluate.rollout import Rollouts, distinct, evaluation_seeds, gathered, rollout
 from vlmrl.interval import Interval
+from vlmrl.policy.rerank import Choices, RerankedPolicy
 from vlmrl.sim import Task
 from vlmrl.types import Policy
 
@@ -39,6 +40,8 @@ class Evaluated:
     """Of each method, one for each training seed."""
     stopped: Interval | None = None
     """The anytime-valid interval, where a margin was asked for: of the rate, or of the difference of two methods."""
+    choices: Mapping[str, Sequence[Choices]] = field(default_factory=dict)
+    """What the critics of steered methods chose in the episodes that were run now, one for each training seed."""
 
 
 def place(folder: Path, task: str, name: str, index: int) -> Path:
@@ -78,11 +81,12 @@ def evaluate(task: Task, arms: Mapping[str, Arm], plan: Plan, folder: Path, *, q
                 break
         else:
             stopped = _interval(done, count) if plan.margin else None
+        chosen = {name: runner.choices(arm.candidates) for name, arm in arms.items()}
     rollouts: dict[str, list[Rollouts]] = {name: [] for name in arms}
     for journal, (name, _, candidate) in zip(journals, seats, strict=True):
         weights = str(candidate.key().get("weights", ""))
         rollouts[name].append(gathered(name, [journal.episodes[s] for s in seeds[:count]], weights=weights))
-    return Evaluated(task, arms, rollouts, stopped)
+    return Evaluated(task, arms, rollouts, stopped, {name: some for name, some in chosen.items() if some})
 
 
 class _Runner:
@@ -109,6 +113,11 @@ class _Runner:
         if candidate not in self._policies:
             self._policies[candidate] = candidate.make(self._task)
         rollout(self._task, self._policies[candidate], seeds, envs=self._pool, each=journal.add)
+
+    def choices(self, candidates: Sequence[Candidate]) -> list[Choices]:
+        """What those of the candidates chose that are steered and have run."""
+        made = [self._policies[candidate] for candidate in candidates if candidate in self._policies]
+        return [policy.choices for policy in made if isinstance(policy, RerankedPolicy)]
 
 
 def _same(episodes: Sequence[Outcome]) -> bool:

@@ -1,6 +1,7 @@
 """Offline learners: one algorithm a file, each with Config, batches, init, loss, update, policy."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from importlib import import_module
 from types import ModuleType
 from typing import Any
@@ -9,14 +10,20 @@ import torch
 
 from vlmrl import loop
 from vlmrl.errors import unknown
-from vlmrl.nn import Actor
+from vlmrl.nn import Critic, PolicyNetwork
 from vlmrl.runfolder import Metrics
 from vlmrl.types import Transitions
 
 LEARNERS = {
     "bc": "vlmrl.learn.bc",
+    "calql": "vlmrl.learn.calql",
+    "diffusion": "vlmrl.learn.diffusion",
+    "filtered_bc": "vlmrl.learn.filtered_bc",
+    "flow": "vlmrl.learn.flow",
+    "idql": "vlmrl.learn.idql",
     "iql": "vlmrl.learn.iql",
     "sac": "vlmrl.learn.sac",
+    "td3bc": "vlmrl.learn.td3bc",
 }
 
 
@@ -27,6 +34,15 @@ def learner(name: str) -> ModuleType:
     return import_module(LEARNERS[name])
 
 
+@dataclass(frozen=True)
+class Learned:
+    """What training leaves."""
+
+    policy: PolicyNetwork
+    critic: Critic | None
+    """The action values, of a learner that has some."""
+
+
 def fit(
     name: str,
     transitions: Transitions,
@@ -35,13 +51,13 @@ def fit(
     seed: int,
     metrics: Metrics,
     every: int = 2_000,
-    at: Callable[[int, Actor], Mapping[str, float] | None] | None = None,
+    at: Callable[[int, PolicyNetwork], Mapping[str, float] | None] | None = None,
     quiet: bool = False,
-) -> Actor:
-    """Train an algorithm for `config.updates`; `at(updates done, actor)` may measure the actor under way."""
+) -> Learned:
+    """Train an algorithm for `config.updates`; `at(updates done, policy)` may measure the policy under way."""
     module, generator = learner(name), torch.Generator().manual_seed(seed)
     state = module.init(config, transitions, generator=generator)
-    actor: Actor = module.policy(state)
+    policy: PolicyNetwork = module.policy(state)
     loop.fit(
         lambda batch: module.update(config, state, batch),
         module.batches(config, transitions, generator=generator),
@@ -49,7 +65,7 @@ def fit(
         name="train",
         metrics=metrics,
         every=min(every, config.updates),
-        at=(lambda step: at(step, actor)) if at else None,
+        at=(lambda step: at(step, policy)) if at else None,
         quiet=quiet,
     )
-    return actor
+    return Learned(policy, module.critic(state) if hasattr(module, "critic") else None)

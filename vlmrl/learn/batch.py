@@ -30,28 +30,36 @@ class Batch:
     reward: Float[Tensor, " B"]
     mask: Float[Tensor, " B"]
     next_obs: Float[Tensor, "B D"]
+    to_go: Float[Tensor, " B"] | None = None
+    """Return from here to the end of the episode, for learners that ask for it."""
 
 
 def sample(
-    transitions: Transitions, reward: Float32[np.ndarray, " N"], size: int, *, generator: torch.Generator
+    transitions: Transitions,
+    reward: Float32[np.ndarray, " N"],
+    size: int,
+    *,
+    generator: torch.Generator,
+    to_go: Float32[np.ndarray, " N"] | None = None,
 ) -> Iterator[Batch]:
     """Endless uniform batches with replacement.
 
-    All columns lie side by side in one matrix, so that a batch is one gather and five views.
+    All columns lie side by side in one matrix, so that a batch is one gather and a few views.
     """
     obs, action = Normaliser.standard(transitions.obs), Normaliser.range(transitions.action)
-    columns = (
+    columns = [
         obs.apply_to(torch.from_numpy(transitions.obs)),
         obs.apply_to(torch.from_numpy(transitions.next_obs)),
         action.apply_to(torch.from_numpy(transitions.action)),
         torch.from_numpy(reward)[:, None],
         torch.from_numpy(transitions.mask)[:, None],
-    )
+        *([] if to_go is None else [torch.from_numpy(to_go)[:, None]]),
+    ]
     table, widths = torch.cat(columns, 1), [column.shape[1] for column in columns]
     while True:
         rows = torch.randint(len(table), (size,), generator=generator)
-        obs_, next_obs, action_, reward_, mask = table[rows].split(widths, 1)
-        yield Batch(obs_, action_, reward_[:, 0], mask[:, 0], next_obs)
+        obs_, next_obs, action_, reward_, mask, *rest = table[rows].split(widths, 1)
+        yield Batch(obs_, action_, reward_[:, 0], mask[:, 0], next_obs, *(one[:, 0] for one in rest))
 
 
 def standardise_reward(transitions: Transitions) -> Float32[np.ndarray, " N"]:

@@ -27,7 +27,7 @@ from vlmrl.learn.batch import (
     sample,
     standardise_reward,
 )
-from vlmrl.nn import Actor, Normaliser, StackedMLP, product_dtype, together
+from vlmrl.nn import Actor, Critic, Normaliser, StackedMLP, product_dtype, together
 from vlmrl.types import Transitions
 
 LEAST_DEVIATION = 0.1
@@ -192,3 +192,8 @@ def _update_in_order(config: Config, state: State, batch: Batch) -> dict[str, Te
 def policy(state: State) -> Actor:
     """The learned actor: its weights averaged over training, since single weights come and go in success."""
     return state.averaged
+
+
+def critic(state: State) -> Critic:
+    """The two action values, as their targets hold them."""
+    return Critic(state.actor.observation, state.actor.action, state.target)

@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vlmrl.learn.batch import Batch, descend, polyak, sample
-from vlmrl.nn import Actor, Normaliser, StackedMLP, together
+from vlmrl.nn import Actor, Critic, Normaliser, StackedMLP, together
 from vlmrl.types import Transitions
 
 LOG_STD = (-5.0, 2.0)
@@ -78,7 +78,7 @@ def init(config: Config, transitions: Transitions, *, generator: torch.Generator
 
     q, target = net(2, width_obs + width_action, 1), net(2, width_obs + width_action, 1)
     target.load_state_dict(q.state_dict())
-    actor = Actor(obs, action, hidden=config.hidden, layer_norm=config.layer_norm, generator=generator)
+    actor = Actor(obs, action, hidden=config.hidden, layer_norm=config.layer_norm, generator=generator, proposes=False)
     spread = net(1, width_obs, width_action)
     log_temperature = torch.tensor(math.log(config.temperature), requires_grad=True)
     deviation = float(transitions.reward.std())
@@ -170,3 +170,8 @@ def update(config: Config, state: State, batch: Batch) -> dict[str, Tensor]:
 def policy(state: State) -> Actor:
     """The mean of the learned Gaussian, squashed."""
     return state.actor
+
+
+def critic(state: State) -> Critic:
+    """The two action values, as their targets hold them."""
+    return Critic(state.actor.observation, state.actor.action, state.target)

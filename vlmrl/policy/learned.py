@@ -1,80 +1,91 @@
-"""A trained actor as a policy: numpy in, numpy out, saved with its normalisers."""
+"""A trained network as a policy: numpy in, numpy out, saved with its normalisers."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from jaxtyping import Bool, Float
 
 from vlmrl.artefact import load, save
-from vlmrl.errors import DataError
-from vlmrl.nn import Actor, Normaliser
+from vlmrl.errors import ConfigError
+from vlmrl.nn import PolicyNetwork
+from vlmrl.policy.block import flat, in_blocks
 
-KIND = "actor policy"
-
-BLOCK = 16
-"""Observations in one matrix product: its last bits depend on how many there are, and an action must not."""
+NETWORKS = {
+    "actor policy": "vlmrl.nn:Actor",
+    "best-of policy": "vlmrl.learn.idql:BestOf",
+    "chunk policy": "vlmrl.learn.chunks:ChunkPolicy",
+}
+"""Saved policies by kind: where their network is."""
 
 
 @dataclass
 class LearnedPolicy:
-    """Acts on the named observation keys, one action at a time."""
+    """Acts on the named observation keys; draws its chance from the generators that `reset` hands it."""
 
-    actor: Actor
+    actor: PolicyNetwork
     name: str
     keys: tuple[str, ...] = ("state",)
     facts: Mapping[str, Any] = field(default_factory=dict)
     """Data, reward and learner it was trained with; written to the card."""
+    _chance: dict[int, np.random.Generator] = field(default_factory=dict, repr=False)
 
     def reset(self, mask: Bool[np.ndarray, " B"], instructions: Sequence[str], generator: np.random.Generator) -> None:
-        """Nothing is remembered between steps."""
+        """Take each starting robot's chance from the generator."""
+        self._chance |= dict.fromkeys(np.flatnonzero(mask).tolist(), generator)
 
-    def act(self, observations: Mapping[str, np.ndarray]) -> Float[np.ndarray, "B 1 A"]:
-        """The mean action for each observation, in the data's units."""
-        missing = [key for key in self.keys if key not in observations]
-        if missing:
-            raise DataError(f"policy {self.name!r} needs observations {missing}; have: {', '.join(observations)}")
-        obs = np.concatenate([observations[key] for key in self.keys], -1, dtype=np.float32)
-        if obs.shape[-1] != len(self.actor.observation.shift):
-            raise DataError(
-                f"policy {self.name!r} takes {len(self.actor.observation.shift)} numbers, found {obs.shape[-1]}"
-            )
-        return np.concatenate([self._block(obs[k : k + BLOCK]) for k in range(0, len(obs), BLOCK)])[:, None]
+    def act(self, observations: Mapping[str, np.ndarray]) -> Float[np.ndarray, "B h A"]:
+        """A chunk for each observation, in the data's units: of a Gaussian the mean, else one that is drawn."""
+        if not self.actor.acts_without_chance:
+            count = len(next(iter(observations.values())))
+            return self._drawn(observations, 1, [self._chance[k] for k in range(count)])[:, 0]
+        obs = self._flat(observations)
+        return in_blocks(self.actor.draw, obs, np.zeros((len(obs), *self.actor.chance), np.float32))
 
-    def _block(self, obs: Float[np.ndarray, "b D"]) -> Float[np.ndarray, "b A"]:
-        """Actions of up to BLOCK observations, filled up to that number."""
-        full = np.zeros((BLOCK, obs.shape[1]), np.float32)
-        full[: len(obs)] = obs
-        return self.actor.act(torch.from_numpy(full)).numpy()[: len(obs)]
+    def propose(
+        self, observations: Mapping[str, np.ndarray], n: int, generators: Sequence[np.random.Generator]
+    ) -> Float[np.ndarray, "B n h A"]:
+        """Drawn chunks, `n` for each observation.
+
+        Raises:
+            ConfigError: if the policy has not learned how its actions spread.
+        """
+        if not self.actor.proposes:
+            raise ConfigError(f"policy {self.name!r} is deterministic: it has no samples to choose from")
+        return self._drawn(observations, n, generators)
+
+    def _drawn(
+        self, observations: Mapping[str, np.ndarray], n: int, generators: Sequence[np.random.Generator]
+    ) -> Float[np.ndarray, "B n h A"]:
+        obs, shape = self._flat(observations), self.actor.chance
+        chance = np.concatenate([g.standard_normal((n, *shape), np.float32) for g in generators])
+        chunks = in_blocks(self.actor.draw, np.repeat(obs, n, 0), chance)
+        return chunks.reshape(len(obs), n, *chunks.shape[1:])
+
+    def _flat(self, observations: Mapping[str, np.ndarray]) -> Float[np.ndarray, "B D"]:
+        return flat(observations, self.keys, len(self.actor.observation.shift), who=f"policy {self.name!r}")
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write config, weights, normalisers and card."""
-        sizes = [weight.shape[2] for weight in self.actor.net.weights]
-        config = {
-            "name": self.name,
-            "keys": list(self.keys),
-            "hidden": sizes[:-1],
-            "layer_norm": self.actor.net.layer_norm,
-            "facts": dict(self.facts),
-        }
-        save(Path(folder), kind=KIND, config=config, tensors=self.actor.state_dict(), card=self.card())
+        config = {"name": self.name, "keys": list(self.keys), **self.actor.settings(), "facts": dict(self.facts)}
+        save(Path(folder), kind=self.actor.KIND, config=config, tensors=self.actor.state_dict(), card=self.card())
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> "LearnedPolicy":
-        """Read a folder or hub repository written by `save_pretrained`."""
-        config, tensors = load(folder, kind=KIND)
-        obs, action = (Normaliser(tensors[f"{k}.shift"], tensors[f"{k}.scale"]) for k in ("observation", "action"))
-        actor = Actor(
-            obs, action, hidden=config["hidden"], layer_norm=config["layer_norm"], generator=torch.Generator()
-        )
-        actor.load_state_dict(tensors)
+        """Read a folder or hub repository written by `save_pretrained`, whichever kind of policy it holds."""
+        config, tensors = load(folder, kind=tuple(NETWORKS))
+        module, _, name = NETWORKS[config["kind"]].partition(":")
+        actor = getattr(import_module(module), name).from_settings(config, tensors)
         return cls(actor, config["name"], tuple(config["keys"]), config["facts"])
 
     def card(self) -> str:
         """What a reader must know before running it on a robot."""
         facts = "\n".join(f"- {key}: {value}" for key, value in self.facts.items())
         inputs = ", ".join(self.keys)
-        return f"# {self.name}\n\nA deterministic MLP policy trained by vlmrl on observations: {inputs}.\n\n{facts}\n"
+        how = "acts by its mean" if self.actor.acts_without_chance else "draws what it does"
+        return (
+            f"# {self.name}\n\nAn {self.actor.KIND} trained by vlmrl on observations: {inputs}; it {how}.\n\n{facts}\n"
+        )

@@ -1,0 +1,77 @@
+"""Diffusion Policy (Chi et al. 2023, arXiv 2303.04137, CNN variant): a denoiser of action chunks, reward unread.
+
+As there: noise predicted, 100 steps of training on the squared-cosine schedule, minimum and maximum to -1 and 1, AdamW
+with warm-up, weights averaged, a chunk of `horizon` predicted and its first `execute` actions carried out whole.
+Different: one observation (To 1) instead of two, since a policy is shown what is there when it is asked; a smaller
+network; and every row of an episode starts a window, whose end repeats the last action where the episode is over.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from vlmrl.learn.chunks import ChunkBatch, ChunkConfig, ChunkPolicy, ChunkState, chunk_batches, fresh, step
+from vlmrl.learn.sampling import schedule
+from vlmrl.types import Transitions
+
+
+@dataclass(frozen=True)
+class Config(ChunkConfig):
+    """Settings of diffusion policies; the paper's values where not said otherwise."""
+
+    training_steps: int = 100
+    sampler: Literal["ddpm", "ddim", "dpm_solver"] = "ddim"
+    """Of the saved policy. ddpm: as many steps as in training, chance in each; ddim and dpm_solver: `steps`."""
+    steps: int = 10
+    """Network evaluations for a chunk by ddim (paper: 10 to 16) or dpm_solver (5 may do)."""
+
+
+@dataclass
+class State(ChunkState):
+    """Everything that an update changes."""
+
+    kept: Tensor
+    """Share of the signal's power at each step of training: alpha bar."""
+
+
+def batches(config: Config, transitions: Transitions, *, generator: torch.Generator) -> Iterator[ChunkBatch]:
+    """Endless uniform batches, in the network's units."""
+    return chunk_batches(config, transitions, generator=generator)
+
+
+def init(config: Config, transitions: Transitions, *, generator: torch.Generator) -> State:
+    """A fresh network whose normalisers fit `transitions`."""
+    steps = config.training_steps if config.sampler == "ddpm" else config.steps
+    state = fresh(
+        config,
+        transitions,
+        config.sampler,
+        steps=steps,
+        training_steps=config.training_steps,
+        generator=generator,
+    )
+    return State(**vars(state), kept=schedule("ddim", config.training_steps).alphas_cumprod)
+
+
+def loss(config: Config, state: State, batch: ChunkBatch) -> dict[str, Tensor]:
+    """Mean squared error of the noise found in sqrt(abar) * chunk + sqrt(1 - abar) * noise, at random steps."""
+    at = torch.randint(config.training_steps, (len(batch.chunk),), generator=state.generator)
+    noise = torch.randn(batch.chunk.shape, generator=state.generator)
+    kept = state.kept[at][:, None, None]
+    found = state.network.net(kept.sqrt() * batch.chunk + (1 - kept).sqrt() * noise, at.float(), batch.obs)
+    return {"denoising_loss": (found - noise).square().mean()}
+
+
+def update(config: Config, state: State, batch: ChunkBatch) -> dict[str, Tensor]:
+    """One gradient step."""
+    losses = loss(config, state, batch)
+    step(state, losses["denoising_loss"])
+    return {name: value.detach() for name, value in losses.items()}
+
+
+def policy(state: State) -> ChunkPolicy:
+    """The denoiser, its weights averaged over training."""
+    return state.averaged

@@ -1,0 +1,58 @@
+"""A trained critic as an action value: numpy in, numpy out, saved with its normalisers."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from vlmrl.artefact import load, save
+from vlmrl.errors import DataError
+from vlmrl.nn import Critic
+from vlmrl.policy.block import flat, in_blocks
+
+
+@dataclass
+class LearnedValue:
+    """Values actions at the named observation keys; the least of its ensemble counts."""
+
+    critic: Critic
+    name: str
+    keys: tuple[str, ...] = ("state",)
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    """Data, reward and learner it was trained with; written to the card."""
+
+    def value(
+        self, observations: Mapping[str, np.ndarray], actions: Float[np.ndarray, "B n A"]
+    ) -> Float[np.ndarray, "B n"]:
+        """The value of each action, both in the data's units.
+
+        Raises:
+            DataError: if observations or actions are not those that it was trained on.
+        """
+        obs = flat(observations, self.keys, len(self.critic.observation.shift), who=f"critic {self.name!r}")
+        if actions.shape[-1] != (width := len(self.critic.action.shift)):
+            raise DataError(f"critic {self.name!r} values actions of {width} numbers, found {actions.shape[-1]}")
+        return in_blocks(self.critic.value, obs, actions)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write config, weights, normalisers and card."""
+        config = {"name": self.name, "keys": list(self.keys), **self.critic.settings(), "facts": dict(self.facts)}
+        save(Path(folder), kind=Critic.KIND, config=config, tensors=self.critic.state_dict(), card=self.card())
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> "LearnedValue":
+        """Read a folder or hub repository written by `save_pretrained`."""
+        config, tensors = load(folder, kind=Critic.KIND)
+        return cls(Critic.from_settings(config, tensors), config["name"], tuple(config["keys"]), config["facts"])
+
+    def card(self) -> str:
+        """What a reader must know before choosing actions by it."""
+        facts = "\n".join(f"- {key}: {value}" for key, value in self.facts.items())
+        inputs = ", ".join(self.keys)
+        return (
+            f"# {self.name}\n\nAn action value trained by vlmrl on observations: {inputs}. "
+            f"It means little for actions unlike those of its data.\n\n{facts}\n"
+        )

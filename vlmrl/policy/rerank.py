@@ -1,0 +1,161 @@
+"""Value-guided policy steering (V-GPS, Nakamoto et al. 2024): draw several chunks, execute the one a critic likes best.
+
+Any Proposer, any ActionValue, neither of which knows of the other. The first action of each chunk is scored and the
+whole chunk of the winner kept, at every decision, as in the paper. Not in the paper: a time budget.
+
+Candidates come from the very generator that the policy would act by, so that one sample is what the policy alone draws;
+choices have a stream of their own.
+"""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from jaxtyping import Bool, Float, Int64
+
+from vlmrl.errors import ConfigError
+from vlmrl.types import ActionValue, Policy, Proposer
+
+REST = 10
+"""Calls for which the policy acts alone after one that came late."""
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What re-ranking has done since the policy was made."""
+
+    decisions: int
+    """Chunks asked for, one for each robot and decision."""
+    late: int
+    """Of these, the policy's own because the choice was not ready in time, or had not been shortly before."""
+    kept_first: float
+    """Share of ranked decisions that took the first sample: what the policy alone would have drawn."""
+    gain: float
+    """Mean over ranked decisions of the chosen value minus the mean value of the samples."""
+    spread: float
+    """Mean deviation of the samples' values: where it is small against the critic's error, choosing is chance."""
+    latency_s: float
+    """Mean wall-clock time of a ranked call, for all its robots."""
+
+    def text(self) -> str:
+        """One line."""
+        return (
+            f"{self.decisions} decisions, {self.late} late, first sample kept in {self.kept_first:.0%}, "
+            f"value gained {self.gain:.3g} (spread {self.spread:.3g}), {1e3 * self.latency_s:.1f} ms a call"
+        )
+
+
+@dataclass
+class _Sums:
+    """Of what `Choices` gives means of."""
+
+    decisions: int = 0
+    late: int = 0
+    calls: int = 0
+    first: int = 0
+    gain: float = 0.0
+    spread: float = 0.0
+    seconds: float = 0.0
+
+    def add(self, values: Float[np.ndarray, "B n"], taken: Int64[np.ndarray, " B"], took_s: float) -> None:
+        """Count one ranked call."""
+        self.calls += 1
+        self.seconds += took_s
+        self.first += int((taken == 0).sum())
+        self.gain += float((values[np.arange(len(values)), taken] - values.mean(1)).sum())
+        self.spread += float(values.std(1).sum())
+
+    def means(self) -> Choices:
+        """As a reader wants them; nothing ranked gives zeros."""
+        ranked, calls = max(self.decisions - self.late, 1), max(self.calls, 1)
+        return Choices(
+            decisions=self.decisions,
+            late=self.late,
+            kept_first=self.first / ranked,
+            gain=self.gain / ranked,
+            spread=self.spread / ranked,
+            latency_s=self.seconds / calls,
+        )
+
+
+@dataclass
+class RerankedPolicy:
+    """Executes, of several chunks that a policy draws, one that a critic values."""
+
+    base: Policy
+    """Also a `Proposer`."""
+    critic: ActionValue
+    samples: int = 10
+    """K: chunks drawn for each decision. More is not always better: a weak critic is exploited."""
+    temperature: float = 0.0
+    """Of the softmax over values, in their unit; 0: the highest."""
+    budget_s: float = float("inf")
+    """A choice that comes later is thrown away for the first sample, and the policy acts alone for a while. Nothing is
+    interrupted: it is the calls after a late one that keep the budget."""
+    clock: Callable[[], float] = time.perf_counter
+    _chance: dict[int, tuple[np.random.Generator, np.random.Generator]] = field(default_factory=dict, repr=False)
+    _sums: _Sums = field(default_factory=_Sums, repr=False)
+    _rest: int = 0
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.base, Proposer):
+            raise ConfigError(f"policy {self.base.name!r} cannot be re-ranked: it proposes nothing to choose from")
+        if self.samples < 1 or self.temperature < 0 or self.budget_s <= 0:
+            found = f"{self.samples}, {self.temperature} and {self.budget_s}"
+            raise ConfigError(f"samples from 1, temperature from 0 and a budget above 0 s wanted, found {found}")
+        self._proposer: Proposer = self.base
+        how = f" at temperature {self.temperature:g}" if self.temperature else ""
+        self.name = f"{self.base.name}, 1 of {self.samples} by {self.critic.name}{how}"
+
+    def reset(self, mask: Bool[np.ndarray, " B"], instructions: Sequence[str], generator: np.random.Generator) -> None:
+        """Start an episode: chunks are drawn from the generator, choices from a child of it."""
+        self.base.reset(mask, instructions, generator)
+        (choosing,) = generator.spawn(1)
+        self._chance |= dict.fromkeys(np.flatnonzero(mask).tolist(), (generator, choosing))
+
+    def act(self, observations: Mapping[str, np.ndarray]) -> Float[np.ndarray, "B h A"]:
+        """The chosen chunk of each robot, whole."""
+        count = len(next(iter(observations.values())))
+        self._sums.decisions += count
+        if self._rest:
+            self._rest -= 1
+            self._sums.late += count
+            return self.base.act(observations)
+        start = self.clock()
+        chunks = self._proposer.propose(observations, self.samples, [self._chance[k][0] for k in range(count)])
+        if self.clock() - start <= self.budget_s:
+            values = self.critic.value(observations, chunks[:, :, 0])
+            if (took := self.clock() - start) <= self.budget_s:
+                return self._chosen(chunks, values, took)
+        self._sums.late += count
+        self._rest = REST
+        return chunks[:, 0]
+
+    def _chosen(
+        self, chunks: Float[np.ndarray, "B n h A"], values: Float[np.ndarray, "B n"], took_s: float
+    ) -> Float[np.ndarray, "B h A"]:
+        rows = np.arange(len(values))
+        uniform = np.array([self._chance[k][1].random() for k in rows.tolist()])
+        taken = choose(values, self.temperature, uniform)
+        self._sums.add(values, taken, took_s)
+        return chunks[rows, taken]
+
+    @property
+    def choices(self) -> Choices:
+        """Statistics of what was chosen so far."""
+        return self._sums.means()
+
+
+def choose(
+    values: Float[np.ndarray, "B n"], temperature: float, uniform: Float[np.ndarray, " B"]
+) -> Int64[np.ndarray, " B"]:
+    """One index a row: the highest value at temperature 0, else a draw from softmax(value / temperature).
+
+    `uniform` has one number from [0, 1) a row, at which the distribution function is inverted.
+    """
+    if not temperature:
+        return values.argmax(1)
+    logits = (values - values.max(1, keepdims=True)).astype(np.float64) / temperature
+    below = np.exp(logits).cumsum(1)
+    return np.minimum((below <= uniform[:, None] * below[:, -1:]).sum(1), values.shape[1] - 1)
