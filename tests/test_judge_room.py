@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from vlmrl.annotate.alter import alter
 from vlmrl.cli.given import configured
 from vlmrl.encoder import DualEncoder
 from vlmrl.errors import ConfigError, DataError
@@ -15,7 +16,7 @@ from vlmrl.judge.card_pictures import draw_deciles, draw_pairs, examples
 from vlmrl.judge.card_text import markdown
 from vlmrl.judge.curriculum import Lesson, lessons
 from vlmrl.judge.scenes import Pictures, near_view
-from vlmrl.judge.stress import alter, unrelated
+from vlmrl.judge.stress import unrelated
 from vlmrl.tower import JudgeVisionConfig, JudgeVisionModel, Tail
 
 TABLE = [
