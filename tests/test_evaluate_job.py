@@ -91,7 +91,9 @@ def test_a_steered_evaluation_says_what_was_chosen_and_is_not_mistaken_for_anoth
 
     def arms(samples: int) -> Mapping[str, Arm]:
         steering = [Steering(f"{folder}/critic", samples)]
-        return pair(arm([folder], noise=0, where="policy", steering=steering), arm([folder], noise=0, where="versus"))
+        return pair(
+            arm([folder], noise=0.0, where="policy", steering=steering), arm([folder], noise=0.0, where="versus")
+        )
 
     found = evaluate(short, arms(3), Plan(6, envs=4), tmp_path / "run")
     name = "actor, 1 of 3 by untrained"
@@ -104,9 +106,9 @@ def test_a_steered_evaluation_says_what_was_chosen_and_is_not_mistaken_for_anoth
     keys = {str(arms(n)[f"actor, 1 of {n} by untrained"].candidates[0].key()) for n in (3, 4)}
     assert len(keys) == 2
     with pytest.raises(ConfigError, match="only saved policies can be steered"):
-        arm(["expert"], noise=0, where="policy", steering=[Steering(f"{folder}/critic")])
+        arm(["expert"], noise=0.0, where="policy", steering=[Steering(f"{folder}/critic")])
     with pytest.raises(ConfigError, match="found 2 for 1"):
-        arm([folder], noise=0, where="policy", steering=[Steering(f"{folder}/critic")] * 2)
+        arm([folder], noise=0.0, where="policy", steering=[Steering(f"{folder}/critic")] * 2)
 
 
 def test_processes_change_nothing(short: Task) -> None:
