@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -63,7 +63,7 @@ def steered(folder: Path) -> RerankedPolicy:
 
 def chunked() -> LearnedPolicy:
     """An untrained policy that draws four actions at once, which ten steps are no multiple of."""
-    config = flow.Config(hidden=(8, 8), time_width=8, horizon=4, execute=4, steps=2)
+    config = flow.Config(hidden=(8, 8), time_width=8, history=2, horizon=6, execute=4, steps=2)
     obs = np.random.default_rng(0).normal(size=(20, 4)).astype(np.float32)
     ones = np.ones(20, np.float32)
     data = Transitions(obs, obs[:, :1], ones, ones, obs, np.zeros(20, np.int32))
@@ -91,7 +91,9 @@ def test_a_steered_evaluation_says_what_was_chosen_and_is_not_mistaken_for_anoth
 
     def arms(samples: int) -> Mapping[str, Arm]:
         steering = [Steering(f"{folder}/critic", samples)]
-        return pair(arm([folder], noise=0, where="policy", steering=steering), arm([folder], noise=0, where="versus"))
+        return pair(
+            arm([folder], noise=0.0, where="policy", steering=steering), arm([folder], noise=0.0, where="versus")
+        )
 
     found = evaluate(short, arms(3), Plan(6, envs=4), tmp_path / "run")
     name = "actor, 1 of 3 by untrained"
@@ -104,9 +106,9 @@ def test_a_steered_evaluation_says_what_was_chosen_and_is_not_mistaken_for_anoth
     keys = {str(arms(n)[f"actor, 1 of {n} by untrained"].candidates[0].key()) for n in (3, 4)}
     assert len(keys) == 2
     with pytest.raises(ConfigError, match="only saved policies can be steered"):
-        arm(["expert"], noise=0, where="policy", steering=[Steering(f"{folder}/critic")])
+        arm(["expert"], noise=0.0, where="policy", steering=[Steering(f"{folder}/critic")])
     with pytest.raises(ConfigError, match="found 2 for 1"):
-        arm([folder], noise=0, where="policy", steering=[Steering(f"{folder}/critic")] * 2)
+        arm([folder], noise=0.0, where="policy", steering=[Steering(f"{folder}/critic")] * 2)
 
 
 def test_processes_change_nothing(short: Task) -> None:
@@ -114,6 +116,34 @@ def test_processes_change_nothing(short: Task) -> None:
     here = rollout(short, policy, evaluation_seeds(5), batch=5)
     elsewhere = rollout(short, policy, evaluation_seeds(5), batch=3, workers=2)
     assert here.episodes == elsewhere.episodes
+
+
+def test_a_policy_that_looks_back_is_shown_every_step_between_its_chunks(short: Task) -> None:
+    @dataclass
+    class Watcher:
+        history: int = 3
+        name: str = "watcher"
+        seen: list[np.ndarray] = field(default_factory=list)
+
+        def reset(self, mask: np.ndarray, instructions: Sequence[str], generator: np.random.Generator) -> None:
+            """Nothing is remembered."""
+
+        def act(self, observations: Mapping[str, np.ndarray]) -> np.ndarray:
+            self.seen.append(observations["state"][0])
+            return np.full((len(observations["state"]), 4, 1), 0.3)
+
+    watcher, single = Watcher(), Watcher(history=1)
+    single.act = lambda observations: single.seen.append(observations["state"][0]) or np.full((1, 1, 1), 0.3)  # type: ignore[method-assign,func-returns-value]
+    rollout(short, watcher, evaluation_seeds(1))
+    rollout(short, single, evaluation_seeds(1))
+    steps = single.seen
+    np.testing.assert_array_equal(watcher.seen[0], np.stack([steps[0]] * 3))
+    np.testing.assert_array_equal(watcher.seen[1], np.stack(steps[2:5]))
+    np.testing.assert_array_equal(watcher.seen[2], np.stack(steps[6:9]))
+    recorded = Watcher()
+    list(collect.record(short, recorded, evaluation_seeds(1), picture_every=10))
+    for one, other in zip(recorded.seen, watcher.seen, strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 @pytest.mark.slow

@@ -207,7 +207,7 @@ def test_an_unknown_learner_is_named_with_the_choices() -> None:
 
 def small(name: str) -> Any:
     """A configuration that trains in a moment."""
-    chunk = {"hidden": (8, 8), "batch": 16, "horizon": 4, "execute": 2, "time_width": 8}
+    chunk = {"hidden": (8, 8), "batch": 16, "history": 1, "horizon": 4, "execute": 2, "time_width": 8}
     if name == "idql":
         critic = iql.Config(hidden=(8, 8))
         return idql.Config(updates=20, samples=3, critic=critic, actor=diffusion.Config(**chunk))

@@ -19,7 +19,16 @@ from vlmrl.learn.sampling import FLOW_TIME, denoise, rounds, schedule
 from vlmrl.policy import LearnedPolicy, LearnedValue, RerankedPolicy
 from vlmrl.types import Transitions
 
-TINY = {"hidden": (16,), "time_width": 16, "horizon": 1, "execute": 1, "batch": 64, "lr": 3e-3, "warm_up": 20}
+TINY = {
+    "hidden": (16,),
+    "time_width": 16,
+    "history": 1,
+    "horizon": 1,
+    "execute": 1,
+    "batch": 64,
+    "lr": 3e-3,
+    "warm_up": 20,
+}
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -173,7 +182,27 @@ def test_the_better_actions_are_found_where_cloning_cannot(name: str, config: An
 def test_windows_stop_at_the_end_of_a_run_and_repeat_its_last_row() -> None:
     data = chain([0] * 6, [0, 0, 0, 1, 1, 1])
     data.next_obs[4] = 99  # a gap inside episode 1
-    assert windows(data, 3).tolist() == [[0, 1, 2], [1, 2, 2], [2, 2, 2], [3, 4, 4], [4, 4, 4], [5, 5, 5]]
+    assert windows(data, 0, 2).tolist() == [[0, 1, 2], [1, 2, 2], [2, 2, 2], [3, 4, 4], [4, 4, 4], [5, 5, 5]]
+    assert windows(data, 1, 1).tolist() == [[0, 0, 1], [0, 1, 2], [1, 2, 2], [3, 3, 4], [3, 4, 4], [5, 5, 5]]
+
+
+def test_a_chunk_begins_with_the_oldest_observation_and_is_executed_from_the_latest_on() -> None:
+    """Data that count: a perfect denoiser of the action's number at each place gives those of now and after."""
+    data = chain([0] * 8, [0] * 8)
+    config = flow.Config(hidden=(8,), time_width=8, history=3, horizon=6, execute=2, batch=200, steps=1)
+    batch = next(flow.batches(config, data, generator=seeded()))
+    scale = (data.obs.max() - data.obs.min()) / 2
+    seen, acted = batch.obs * scale + 3.5, batch.chunk[..., 0] * scale + 3.5
+    for row in range(200):
+        now = round(seen[row, -1].item())
+        assert seen[row].round().tolist() == [max(now - 2, 0), max(now - 1, 0), now]
+        assert acted[row].round().tolist() == [min(max(now - 2 + k, 0), 7) for k in range(6)]
+    policy = flow.policy(flow.init(config, data, generator=seeded()))
+    places = torch.linspace(-1, 1, 6)[:, None]
+    policy.net.forward = lambda x, t, s: places - x  # type: ignore[method-assign]
+    drawn = policy.draw(torch.zeros(4, 3), torch.randn(4, *policy.chance, generator=seeded()))
+    wanted = policy.action.invert(places[2:4]).expand(4, 2, 1)
+    torch.testing.assert_close(drawn, wanted)
 
 
 def test_the_denoising_loss_of_a_network_that_finds_nothing_is_the_noise_s_power() -> None:
@@ -235,18 +264,38 @@ def perfect_velocity(x: Tensor, time: Tensor, seen: Tensor) -> Tensor:
     return (t * SPREAD**2 - (1 - t)) / (t**2 * SPREAD**2 + (1 - t) ** 2) * x
 
 
+def deviation(steps: int, *, eta: float) -> float:
+    """Of what DDIM makes of unit normal numbers with `perfect_noise`: each step is linear, so variances follow."""
+    f = np.cos((np.arange(101) / 100 + 0.008) / 1.008 * np.pi / 2) ** 2
+    kept = np.cumprod(1 - np.minimum(1 - f[1:] / f[:-1], 0.999))
+    variance, stride = 1.0, 100 // steps
+    for t in range(100 - stride, -1, -stride):
+        after = kept[t - stride] if t else 1.0
+        fresh = eta**2 * (1 - after) / (1 - kept[t]) * (1 - kept[t] / after)
+        total = kept[t] * SPREAD**2 + 1 - kept[t]
+        whole, noise = np.sqrt(kept[t]) * SPREAD**2 / total, np.sqrt(1 - kept[t]) / total
+        variance = (np.sqrt(after) * whole + np.sqrt(1 - after - fresh) * noise) ** 2 * variance + fresh
+    return float(np.sqrt(variance))
+
+
 @pytest.mark.parametrize(
-    ("sampler", "steps", "tolerance"),
-    [("ddpm", 100, 0.06), ("ddim", 100, 0.06), ("ddim", 10, 0.15), ("dpm_solver", 10, 0.1), ("euler", 50, 0.05)],
+    ("sampler", "steps", "wanted"),
+    [
+        ("ddpm", 100, deviation(100, eta=1)),
+        ("ddim", 100, deviation(100, eta=0)),
+        ("ddim", 10, deviation(10, eta=0)),
+        ("dpm_solver", 20, 0.94 * SPREAD),
+        ("euler", 50, SPREAD),
+    ],
 )
-def test_samplers_with_a_perfect_network_draw_the_data_s_distribution(
-    sampler: Any, steps: int, tolerance: float
-) -> None:
+def test_samplers_with_a_perfect_network_draw_what_theory_says(sampler: Any, steps: int, wanted: float) -> None:
+    """Data with deviation SPREAD: DDIM loses what the recursion says, DPM-Solver less with as many steps."""
+    assert deviation(20, eta=0) / SPREAD == pytest.approx(0.90, abs=0.005)
     chance = torch.randn(4000, rounds(sampler, steps), 1, 1, generator=seeded())
     network = perfect_velocity if sampler == "euler" else perfect_noise
     drawn = denoise(network, torch.zeros(4000, 1), chance, sampler=sampler, steps=steps, training_steps=100)
     assert drawn.mean().item() == pytest.approx(0, abs=5 * SPREAD / math.sqrt(4000))
-    assert drawn.std().item() == pytest.approx(SPREAD, rel=tolerance)
+    assert drawn.std().item() == pytest.approx(wanted, rel=0.05)
 
 
 def test_ddpm_as_ddim_with_eta_one_takes_the_steps_of_ddpm() -> None:
@@ -315,7 +364,7 @@ def test_idql_takes_the_better_of_two_ways_and_is_its_parts_reranked(tmp_path: P
 @pytest.mark.parametrize("name", ["diffusion", "flow"])
 def test_a_chunk_depends_neither_on_neighbours_nor_on_saving(name: str, tmp_path: Path) -> None:
     module = learner(name)
-    config = module.Config(hidden=(8, 16), time_width=8, horizon=8, execute=5, steps=3)
+    config = module.Config(hidden=(8, 16), time_width=8, history=1, horizon=8, execute=5, steps=3)
     policy = LearnedPolicy(module.policy(module.init(config, bandit(50), generator=seeded())), name)
     policy.save_pretrained(tmp_path)
     again = LearnedPolicy.from_pretrained(tmp_path)
@@ -331,6 +380,6 @@ def test_a_chunk_depends_neither_on_neighbours_nor_on_saving(name: str, tmp_path
 
 def test_sizes_that_do_not_fit_are_refused() -> None:
     with pytest.raises(ConfigError, match="horizon divisible by 2"):
-        diffusion.init(diffusion.Config(hidden=(8, 8), horizon=5), bandit(16), generator=seeded())
+        diffusion.init(diffusion.Config(hidden=(8, 8), horizon=5, execute=2), bandit(16), generator=seeded())
     with pytest.raises(ConfigError, match=r"that 8 divides wanted, found \[12\]"):
         diffusion.init(diffusion.Config(hidden=(12, 16)), bandit(16), generator=seeded())

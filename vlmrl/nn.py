@@ -109,6 +109,8 @@ class PolicyNetwork(Protocol):
     KIND: ClassVar[str]
     """Names it in saved folders."""
     observation: Normaliser
+    history: int
+    """Observations that it looks at, one after the other in `obs`, the oldest first."""
     chance: tuple[int, ...]
     """Shape of the standard normal numbers behind one chunk."""
     acts_without_chance: bool
@@ -148,6 +150,7 @@ class Actor(nn.Module):
     KIND = "actor policy"
     LOG_STD = (-5.0, 2.0)
     acts_without_chance = True
+    history = 1
 
     def __init__(
         self,

@@ -283,7 +283,11 @@ class Rewarder(Protocol):
 
 @runtime_checkable
 class Policy(Protocol):
-    """Maps observations to action chunks."""
+    """Maps observations to action chunks.
+
+    One with an attribute `history` above 1 is shown that many latest observations of each robot, a time axis after the
+    robots' axis, the oldest first; before there are as many, the first stands for those that were not.
+    """
 
     name: str
 
@@ -299,6 +303,11 @@ class Policy(Protocol):
     def act(self, observations: Mapping[str, np.ndarray]) -> Float[np.ndarray, "B h A"]:
         """The next h actions for each of B observations."""
         ...
+
+
+def history(policy: Policy) -> int:
+    """How many observations a policy wants to be shown at once."""
+    return int(getattr(policy, "history", 1))
 
 
 @runtime_checkable

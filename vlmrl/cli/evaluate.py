@@ -92,6 +92,8 @@ def main(content: Mapping[str, Any], folder: Path) -> None:
     tell(results, checks, config, folder)
     if config.film and find_spec("av") is None:
         print("no film: it needs PyAV, pip install 'vlmrl[video]'")
+    elif config.film and config.budget_s is not None:
+        print("no film: with budget_s an episode that is run again may be another")
     elif config.film:
         for found in results:
             film(found, config, reward, folder)

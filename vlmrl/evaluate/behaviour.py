@@ -13,8 +13,9 @@ import numpy as np
 from jaxtyping import Bool, Float, Float32
 
 from vlmrl.errors import ConfigError
+from vlmrl.evaluate.recent import Recent
 from vlmrl.sim import Task, expert, make
-from vlmrl.types import Policy
+from vlmrl.types import Policy, history
 
 if TYPE_CHECKING:
     from vlmrl.sim.dynamics import Expert
@@ -156,14 +157,19 @@ class _Saved:
 
     def __init__(self, policy: Policy) -> None:
         self._policy, self._chunk = policy, list[np.ndarray]()
+        self._recent: Recent | None = None
 
     def reset(self, seed: int) -> None:
         """Start an episode."""
         self._policy.reset(np.ones(1, np.bool_), [""], np.random.default_rng(seed))
-        self._chunk = []
+        self._chunk, self._recent = [], None
 
     def action(self, observation: Mapping[str, np.ndarray]) -> Float32[np.ndarray, " A"]:
         """The next action of its chunk."""
+        if self._recent is None:
+            self._recent = Recent(history(self._policy), observation)
+        else:
+            self._recent.add(observation)
         if not self._chunk:
-            self._chunk = list(self._policy.act({key: value[None] for key, value in observation.items()})[0])
+            self._chunk = list(self._policy.act({key: value[None] for key, value in self._recent.shown().items()})[0])
         return self._chunk.pop(0).astype(np.float32)

@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from vlmrl.errors import ConfigError, DataError, VlmrlError
+from vlmrl.evaluate.recent import Recent
 from vlmrl.sim import SimEnv, Task, make
 
 Observation = Mapping[str, np.ndarray]
@@ -67,8 +68,8 @@ class Lane:
         self._env = env
         self.ended = True
 
-    def reset(self, seed: int, *, film_every: int = 0) -> Observation:
-        """Start the episode of a seed.
+    def reset(self, seed: int, *, film_every: int = 0, history: int = 1) -> Observation:
+        """Start the episode of a seed; the last `history` observations are shown from here on.
 
         Raises:
             DataError: if the task is solved already; a task's `hold` may ask for more than its start.
@@ -83,16 +84,16 @@ class Lane:
         self._first, self._held, self._total, self._steps = -1, False, 0.0, 0
         self._progress, self._diverged, self.ended = float(info["progress"]), False, False
         self._film: list[UInt8[np.ndarray, "H W 3"]] = []
-        return observation
+        self._recent = Recent(history, observation)
+        return self._recent.shown()
 
     def run(self, chunk: Float[np.ndarray, "h A"]) -> Observation:
         """Execute a whole chunk, or what of it the episode has time for; return what is seen then."""
-        observation: Observation = {}
         for action in chunk:
-            observation = self._step(action)
+            self._recent.add(self._step(action))
             if self.ended:
                 break
-        return observation
+        return self._recent.shown()
 
     def outcome(self) -> Outcome:
         """What came of the episode that has ended.
@@ -140,7 +141,7 @@ class Lanes(Protocol):
 
     count: int
 
-    def reset(self, seeds: Sequence[int], film: Sequence[int]) -> Callable[[], Sequence[Observation]]:
+    def reset(self, seeds: Sequence[int], film: Sequence[int], history: int) -> Callable[[], Sequence[Observation]]:
         """Begin to start the episodes of the seeds, the first in the first lane; the answer waits for them."""
         ...
 
@@ -165,10 +166,11 @@ class LocalLanes:
         self._lanes = [Lane(env) for env in envs]
         self._busy = self._lanes[:0]
 
-    def reset(self, seeds: Sequence[int], film: Sequence[int]) -> Callable[[], Sequence[Observation]]:
+    def reset(self, seeds: Sequence[int], film: Sequence[int], history: int) -> Callable[[], Sequence[Observation]]:
         """Start the episodes."""
         self._busy = self._lanes[: len(seeds)]
-        seen = [lane.reset(s, film_every=f) for lane, s, f in zip(self._busy, seeds, film, strict=True)]
+        pairs = zip(self._busy, seeds, film, strict=True)
+        seen = [lane.reset(s, film_every=f, history=history) for lane, s, f in pairs]
         return lambda: seen
 
     def run(self, chunks: Float[np.ndarray, "B h A"]) -> Callable[[], Sequence[Observation | None]]:
@@ -203,9 +205,9 @@ class RemoteLanes:
         self._process.start()
         theirs.close()
 
-    def reset(self, seeds: Sequence[int], film: Sequence[int]) -> Callable[[], Sequence[Observation]]:
+    def reset(self, seeds: Sequence[int], film: Sequence[int], history: int) -> Callable[[], Sequence[Observation]]:
         """Ask for the episodes to be started."""
-        return self._ask("reset", list(seeds), list(film))
+        return self._ask("reset", list(seeds), list(film), history)
 
     def run(self, chunks: Float[np.ndarray, "B h A"]) -> Callable[[], Sequence[Observation | None]]:
         """Ask for the chunks to be executed."""
@@ -271,14 +273,17 @@ class LanePool:
         self._groups, self.count = groups, sum(group.count for group in groups)
         self._shares: list[slice] = []
 
-    def reset(self, seeds: Sequence[int], *, film: Sequence[int] = ()) -> list[Observation]:
-        """Start one episode from each seed, at most `count`; `film` says how often each is pictured (0: never)."""
+    def reset(self, seeds: Sequence[int], *, film: Sequence[int] = (), history: int = 1) -> list[Observation]:
+        """Start one episode from each seed, at most `count`; `film` says how often each is pictured (0: never).
+
+        With `history` above 1 that many last observations are shown each time, the oldest first.
+        """
         film = film or [0] * len(seeds)
         self._shares, first = [], 0
         for group in self._groups:
             self._shares.append(slice(first, min(first + group.count, len(seeds))))
             first = self._shares[-1].stop
-        waits = [g.reset(seeds[s], film[s]) for g, s in self._asked()]
+        waits = [g.reset(seeds[s], film[s], history) for g, s in self._asked()]
         return [observation for wait in waits for observation in wait()]
 
     def run(self, chunks: Float[np.ndarray, "B h A"]) -> list[Observation | None]:

@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,10 +29,13 @@ class ChunkConfig:
     [256,512,1024]: 30 times the work."""
     time_width: int = 64
     """Numbers that tell the network how far denoising is."""
+    history: int = 2
+    """To: observations that the policy looks at, the latest of them now."""
     horizon: int = 16
-    """Tp: actions predicted; divisible by two once for each width but the first."""
+    """Tp: actions predicted, from the oldest of these observations on; divisible by two once for each width but the
+    first."""
     execute: int = 8
-    """Ta: actions of these that are executed before the policy looks again."""
+    """Ta: actions of these, from now on, that are executed before the policy looks again."""
     lr: float = 1e-4
     weight_decay: float = 1e-6
     warm_up: int = 500
@@ -58,30 +61,34 @@ class ChunkState:
     generator: torch.Generator
 
 
-def windows(transitions: Transitions, length: int) -> Int64[np.ndarray, "N T"]:
-    """For each row the rows that follow it, the last one of its run repeated where the run is over.
+def windows(transitions: Transitions, before: int, after: int) -> Int64[np.ndarray, "N T"]:
+    """For each row the rows around it, from `before` before it to `after` after; a run's ends stand for what is not.
 
     A run is a stretch of an episode without a gap: each row's next observation is the following row's.
     """
     goes_on = (transitions.episode[1:] == transitions.episode[:-1]) & (
         transitions.next_obs[:-1] == transitions.obs[1:]
     ).all(1)
-    last = np.flatnonzero(np.append(~goes_on, True))
-    ends = last[np.searchsorted(last, np.arange(len(transitions)))]
-    return np.minimum(np.arange(len(transitions))[:, None] + np.arange(length), ends[:, None]).astype(np.int64)
+    rows, last = np.arange(len(transitions)), np.flatnonzero(np.append(~goes_on, True))
+    run = np.searchsorted(last, rows)
+    first = np.concatenate([[0], last[:-1] + 1])
+    around = rows[:, None] + np.arange(-before, after + 1)
+    return around.clip(first[run][:, None], last[run][:, None]).astype(np.int64)
 
 
 def chunk_batches(config: ChunkConfig, transitions: Transitions, *, generator: torch.Generator) -> Iterator[ChunkBatch]:
-    """Endless uniform batches with replacement: an observation and the actions from there on."""
+    """Endless uniform batches with replacement: observations up to a row, and actions from the oldest of them on."""
     network = Normaliser.range(transitions.obs), Normaliser.range(transitions.action)
     obs, action = (
         normaliser.apply_to(torch.from_numpy(column))
         for normaliser, column in zip(network, (transitions.obs, transitions.action), strict=True)
     )
-    index = torch.from_numpy(windows(transitions, config.horizon))
+    before = config.history - 1
+    index = torch.from_numpy(windows(transitions, before, max(config.horizon - config.history, 0)))
+    seen, chunk = index[:, : before + 1], index[:, : config.horizon]
     while True:
         rows = torch.randint(len(obs), (config.batch,), generator=generator)
-        yield ChunkBatch(obs[rows], action[index[rows]])
+        yield ChunkBatch(obs[seen[rows]].flatten(1), action[chunk[rows]])
 
 
 class ChunkPolicy(nn.Module):
@@ -102,28 +109,33 @@ class ChunkPolicy(nn.Module):
         super().__init__()
         self.observation, self.action, self._settings = observation, action, dict(settings)
         widths, horizon = tuple(settings["hidden"]), int(settings["horizon"])
-        if horizon % 2 ** (len(widths) - 1) or not 1 <= settings["execute"] <= horizon:
+        self.history = int(settings["history"])
+        fits = self.history >= 1 and 1 <= settings["execute"] <= horizon - self.history + 1
+        if horizon % 2 ** (len(widths) - 1) or not fits:
             raise ConfigError(
-                f"horizon divisible by {2 ** (len(widths) - 1)} and execute from 1 to it wanted, "
-                f"found {horizon} and {settings['execute']}"
+                f"horizon divisible by {2 ** (len(widths) - 1)}, history from 1 and execute from 1 to "
+                f"horizon - history + 1 wanted, found {horizon}, {self.history} and {settings['execute']}"
             )
         count = len(action.shift)
-        self.sampler, self.steps = cast("Sampler", settings["sampler"]), int(settings["steps"])
+        self.sampler: Sampler = settings["sampler"]
+        self.steps = int(settings["steps"])
         self.chance = (rounds(self.sampler, self.steps), horizon, count)
-        self.net = UNet(count, len(observation.shift), widths, time_width=settings["time_width"], generator=generator)
+        self.net = UNet(
+            count, self.history * len(observation.shift), widths, time_width=settings["time_width"], generator=generator
+        )
 
     @torch.inference_mode()
     def draw(self, obs: Float[Tensor, "B D"], chance: Float[Tensor, "B R T A"]) -> Float[Tensor, "B h A"]:
-        """The first `execute` actions of a denoised chunk, in the data's units."""
+        """The next `execute` actions of a denoised chunk, in the data's units."""
         chunk = denoise(
             self.net,
-            self.observation.apply_to(obs),
+            self.observation.apply_to(obs.unflatten(1, (self.history, -1))).flatten(1),
             chance,
             sampler=self.sampler,
             steps=self.steps,
             training_steps=self._settings["training_steps"],
         )
-        return self.action.invert(chunk[:, : self._settings["execute"]])
+        return self.action.invert(chunk[:, self.history - 1 :][:, : self._settings["execute"]])
 
     def settings(self) -> dict[str, Any]:
         """Sizes, and how it samples."""
@@ -132,9 +144,9 @@ class ChunkPolicy(nn.Module):
     @classmethod
     def from_settings(cls, settings: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> "ChunkPolicy":
         """The policy that was saved."""
-        keys = ("hidden", "horizon", "execute", "time_width", "sampler", "steps", "training_steps")
-        normalisers = (saved_normaliser(tensors, name) for name in ("observation", "action"))
-        policy = cls(*normalisers, {key: settings[key] for key in keys}, generator=torch.Generator())
+        keys = ("hidden", "history", "horizon", "execute", "time_width", "sampler", "steps", "training_steps")
+        observation, action = (saved_normaliser(tensors, name) for name in ("observation", "action"))
+        policy = cls(observation, action, {key: settings[key] for key in keys}, generator=torch.Generator())
         policy.load_state_dict(tensors)
         return policy
 
@@ -151,6 +163,7 @@ def fresh(
     """A fresh network whose normalisers fit `transitions`."""
     settings = {
         "hidden": list(config.hidden),
+        "history": config.history,
         "horizon": config.horizon,
         "execute": config.execute,
         "time_width": config.time_width,

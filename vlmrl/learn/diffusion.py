@@ -1,9 +1,9 @@
 """Diffusion Policy (Chi et al. 2023, arXiv 2303.04137, CNN variant): a denoiser of action chunks, reward unread.
 
 As there: noise predicted, 100 steps of training on the squared-cosine schedule, minimum and maximum to -1 and 1, AdamW
-with warm-up, weights averaged, a chunk of `horizon` predicted and its first `execute` actions carried out whole.
-Different: one observation (To 1) instead of two, since a policy is shown what is there when it is asked; a smaller
-network; and every row of an episode starts a window, whose end repeats the last action where the episode is over.
+with warm-up, weights averaged, two observations seen (To), sixteen actions predicted from the older on (Tp), eight of
+them carried out whole (Ta). Different: a smaller network, and every row of an episode has a window, whose ends repeat
+the first and last row where the episode has no more.
 """
 
 from collections.abc import Iterator
@@ -25,8 +25,9 @@ class Config(ChunkConfig):
     training_steps: int = 100
     sampler: Literal["ddpm", "ddim", "dpm_solver"] = "ddim"
     """Of the saved policy. ddpm: as many steps as in training, chance in each; ddim and dpm_solver: `steps`."""
-    steps: int = 10
-    """Network evaluations for a chunk by ddim (paper: 10 to 16) or dpm_solver (5 may do)."""
+    steps: int = 16
+    """Network evaluations for a chunk by ddim (paper: 10 to 16) or dpm_solver. Fewer make actions too alike: of a
+    deviation of 0.3 a perfect network keeps 82 and 84 % with 10 steps, 90 and 94 % with 20, 95 % by ddpm with 100."""
 
 
 @dataclass

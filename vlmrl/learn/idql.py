@@ -64,12 +64,18 @@ class BestOf(nn.Module):
         """Of the policy."""
         return self.policy.observation
 
+    @property
+    def history(self) -> int:
+        """Of the policy; the critic looks at the latest observation alone."""
+        return self.policy.history
+
     @torch.inference_mode()
     def draw(self, obs: Float[Tensor, "B D"], chance: Float[Tensor, "B K R T A"]) -> Float[Tensor, "B h A"]:
         """The best of `samples` chunks for each observation, in the data's units."""
         chunks = self.policy.draw(obs.repeat_interleave(self.samples, 0), chance.flatten(0, 1))
         chunks = chunks.reshape(len(obs), self.samples, *chunks.shape[1:])
-        best = self.critic.value(obs, chunks[:, :, 0]).argmax(1)
+        latest = obs[:, -len(self.critic.observation.shift) :]
+        best = self.critic.value(latest, chunks[:, :, 0]).argmax(1)
         return chunks[torch.arange(len(obs)), best]
 
     def settings(self) -> dict[str, Any]:

@@ -31,7 +31,7 @@ def schedule(sampler: Sampler, training_steps: int) -> Any:
         from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
     except ImportError as error:
         raise ConfigError("diffusion policies need diffusers: pip install 'vlmrl[diffusion]'") from error
-    common = {"num_train_timesteps": training_steps, "beta_schedule": "squaredcos_cap_v2"}
+    common: dict[str, Any] = {"num_train_timesteps": training_steps, "beta_schedule": "squaredcos_cap_v2"}
     if sampler == "dpm_solver":
         # The cosine schedule ends in almost pure noise, where log SNR has no bottom: diffusers' value for it.
         return DPMSolverMultistepScheduler(**common, lambda_min_clipped=-5.1)

@@ -28,10 +28,10 @@ def in_blocks(function: Callable[..., Tensor], *columns: Float[np.ndarray, "B ..
 def flat(
     observations: Mapping[str, np.ndarray], keys: Sequence[str], width: int, *, who: str
 ) -> Float32[np.ndarray, "B D"]:
-    """The named observations side by side.
+    """The named observations side by side, those of several times one after the other.
 
     Raises:
-        DataError: if one is missing, or the numbers are not `width`.
+        DataError: if one is missing, or the numbers at one time are not `width`.
     """
     missing = [key for key in keys if key not in observations]
     if missing:
@@ -39,4 +39,4 @@ def flat(
     obs = np.concatenate([observations[key] for key in keys], -1, dtype=np.float32)
     if obs.shape[-1] != width:
         raise DataError(f"{who} takes {width} numbers, found {obs.shape[-1]}")
-    return obs
+    return obs.reshape(len(obs), -1)

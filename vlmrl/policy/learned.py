@@ -33,6 +33,11 @@ class LearnedPolicy:
     """Data, reward and learner it was trained with; written to the card."""
     _chance: dict[int, np.random.Generator] = field(default_factory=dict, repr=False)
 
+    @property
+    def history(self) -> int:
+        """Observations that it wants to be shown at once."""
+        return self.actor.history
+
     def reset(self, mask: Bool[np.ndarray, " B"], instructions: Sequence[str], generator: np.random.Generator) -> None:
         """Take each starting robot's chance from the generator."""
         self._chance |= dict.fromkeys(np.flatnonzero(mask).tolist(), generator)

@@ -27,12 +27,13 @@ class LearnedValue:
     def value(
         self, observations: Mapping[str, np.ndarray], actions: Float[np.ndarray, "B n A"]
     ) -> Float[np.ndarray, "B n"]:
-        """The value of each action, both in the data's units.
+        """The value of each action, both in the data's units; of several observations in time the latest counts.
 
         Raises:
             DataError: if observations or actions are not those that it was trained on.
         """
-        obs = flat(observations, self.keys, len(self.critic.observation.shift), who=f"critic {self.name!r}")
+        latest = {key: value[:, -1] if value.ndim == 3 else value for key, value in observations.items()}
+        obs = flat(latest, self.keys, len(self.critic.observation.shift), who=f"critic {self.name!r}")
         if actions.shape[-1] != (width := len(self.critic.action.shift)):
             raise DataError(f"critic {self.name!r} values actions of {width} numbers, found {actions.shape[-1]}")
         return in_blocks(self.critic.value, obs, actions)

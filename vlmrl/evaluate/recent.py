@@ -1,0 +1,23 @@
+"""The last observations of an episode, for policies that look back."""
+
+from collections import deque
+from collections.abc import Mapping
+
+import numpy as np
+
+
+class Recent:
+    """Keeps the last `length` observations of one robot."""
+
+    def __init__(self, length: int, first: Mapping[str, np.ndarray]) -> None:
+        self._seen = deque([first] * length, maxlen=length)
+
+    def add(self, observation: Mapping[str, np.ndarray]) -> None:
+        """See one more."""
+        self._seen.append(observation)
+
+    def shown(self) -> Mapping[str, np.ndarray]:
+        """The latest observation; where more than one is kept, all of them along a first axis, the oldest first."""
+        if len(self._seen) == 1:
+            return self._seen[0]
+        return {key: np.stack([one[key] for one in self._seen]) for key in self._seen[-1]}
