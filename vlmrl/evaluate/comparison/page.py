@@ -105,9 +105,6 @@ def _gap(entry: Entry, other: Entry) -> tuple[Interval, int]:
     a, b = (
         np.stack([r.success[np.isin(r.seeds, shared)].astype(np.float64) for r in e.rollouts]) for e in (entry, other)
     )
-    if len(a) != len(b) and min(len(a), len(b)) > 1:
-        count = min(len(a), len(b))
-        a, b = a[:count], b[:count]
     return difference(a, b), len(shared)
 
 
@@ -158,10 +155,10 @@ def _explained(labelled: Labelled, gaps: Mapping[str, object]) -> str:
     )
     told += "one whose simulation fails counts as a failure. Intervals are 95 %: "
     if any(len(e.rollouts) > 1 for e in entries):
-        told += "over training seeds and initial states by a two-way bootstrap, never narrower than Wilson’s (dots: "
+        told += "over training seeds and initial states by a two-way bootstrap, never narrower than over either alone (dots: "
         told += "single seeds). "
     else:
-        told += "Wilson’s over initial states. "
+        told += "Wilson’s over initial states: of this policy, not of the method that trained it. "
     if any(e.stopped for e in entries):
         told += "Where the number of episodes was not fixed before, the interval is one that holds at any stop. "
     if gaps:
