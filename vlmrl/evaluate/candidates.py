@@ -82,6 +82,11 @@ def arm(sources: Sequence[str], *, noise: float, where: str) -> Arm:
     """
     if not 0 <= noise <= 1:
         raise ConfigError(f"noise is a share of random actions from 0 to 1, found {noise}")
+    if noise and "expert" not in sources:
+        raise ConfigError(
+            f"{where}: noise={noise:g} is the share of random actions of the scripted expert, found "
+            f"{', '.join(sources)}; choose noise=0 or {where}=expert"
+        )
     candidates = tuple(Candidate(source, noise if source == "expert" else 0.0) for source in sources)
     built_in = [c.source for c in candidates if not c.trained]
     if built_in and len(candidates) > 1:

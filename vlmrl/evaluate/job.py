@@ -47,6 +47,21 @@ def place(folder: Path, task: str, name: str, index: int) -> Path:
     return folder / "episodes" / task / words / f"{index}.jsonl"
 
 
+def check_folder(task: Task, arms: Mapping[str, Arm], folder: Path) -> None:
+    """Refuse what `evaluate` would refuse before the first episode.
+
+    Raises:
+        ConfigError: if the folder holds episodes of something else, or the task has no scripted expert.
+        DataError: if a file is damaged.
+    """
+    for name, arm in arms.items():
+        for i, candidate in enumerate(arm.candidates):
+            if (path := place(folder, task.name, name, i)).is_file():
+                Journal(path, candidate.key() | task_key(task))
+            if candidate.source == "expert":
+                candidate.make(task)
+
+
 def evaluate(task: Task, arms: Mapping[str, Arm], plan: Plan, folder: Path, *, quiet: bool = True) -> Evaluated:
     """Run every policy from the same initial states, in blocks, and go on where a former run was cut.
 

@@ -90,8 +90,8 @@ def remarks(found: Evaluated, name: str) -> list[str]:
         told.append(f"every episode of {task.name} starts alike: {what}")
     if failed := sum(r.diverged for r in rollouts):
         told.append(f"the simulation failed in {failed} episodes, counted as failures")
-    if early := sum(int((r.first_success == 0).sum()) for r in rollouts):
-        told.append(f"{early} episodes succeeded at their first step: does the task start nearly solved?")
+    if early := sum(int((r.first_success == task.hold - 1).sum()) for r in rollouts):
+        told.append(f"{early} episodes succeeded from their first step on: does the task start nearly solved?")
     if any(blind(r) for r in rollouts):
         told.append("every episode got the same actions to the bit: the policy ignores what it sees")
     if found.arms[name].trained and len(rollouts) == 1:

@@ -108,6 +108,9 @@ class Task:
     """Root bodies of the robot, for cameras that hide it."""
     hold: int = 1
     """Control steps without a break over which the predicate must hold to count as success."""
+    solved_at_start: bool = False
+    """The predicate holds at reset, and the task is to keep it up over `hold` steps; true without saying where
+    `hold` is the horizon."""
     resets: Resets = Resets()
     render: Render = Render()
     reference: Mapping[str, float] = field(default_factory=dict[str, float])

@@ -155,8 +155,8 @@ def _explained(labelled: Labelled, gaps: Mapping[str, object]) -> str:
     )
     told += "one whose simulation fails counts as a failure. Intervals are 95 %: "
     if any(len(e.rollouts) > 1 for e in entries):
-        told += "over training seeds and initial states by a two-way bootstrap, never narrower than over either alone (dots: "
-        told += "single seeds). "
+        told += "over training seeds and initial states by a two-way bootstrap, never narrower than over either alone "
+        told += "(dots: single seeds). "
     else:
         told += "Wilson’s over initial states: of this policy, not of the method that trained it. "
     if any(e.stopped for e in entries):
