@@ -189,6 +189,54 @@ def test_a_failed_simulation_is_a_failed_episode(short: Task, monkeypatch: pytes
     assert {(e.length, e.first_success, e.success_end) for e in done.episodes} == {(1, -1, False)}
 
 
+def test_success_that_can_be_undone_is_that_of_the_end(short: Task, monkeypatch: pytest.MonkeyPatch) -> None:
+    from vlmrl.sim.env import SimEnv
+
+    step, ends = SimEnv.step, replace(short, success_at="end")
+
+    def undone(self: SimEnv, action: np.ndarray):
+        observation, reward, terminated, truncated, info = step(self, action)
+        return observation, reward, terminated, truncated, info | {"success": self._steps == 2}
+
+    monkeypatch.setattr(SimEnv, "step", undone)
+    any_step, end = (rollout(task, UniformPolicy(1), [1]).episodes[0] for task in (short, ends))
+    assert (any_step.success, any_step.first_success, end.success, end.first_success) == (True, 1, False, -1)
+    recorded = [next(iter(collect.record(task, UniformPolicy(1), [1], picture_every=10))) for task in (short, ends)]
+    assert [episode.success for episode in recorded] == [1, 0]
+    assert load_task("dress_arm").success_at == load_task("dress_arm_held_out").success_at == "end"
+
+
+def test_rates_of_an_evaluation_that_stopped_are_valid_at_any_stop(short: Task, tmp_path: Path) -> None:
+    arms = pair(arm(["expert"], noise=0.0, where="policy"), arm(["random"], noise=0.0, where="versus"))
+    found = evaluate(short, arms, Plan(20, margin=0.9), tmp_path)
+    for line in summary.lines(found):
+        rollouts = found.rollouts[line.method][0]
+        assert line.success == sequential.rate(int(rollouts.success.sum()), len(rollouts.seeds))
+
+
+def test_results_of_another_version_of_the_task_are_made_again(short: Task, tmp_path: Path) -> None:
+    from vlmrl.cli.run import roll
+    from vlmrl.cli.settings import EvaluateConfig, RunConfig
+
+    config, path = RunConfig(evaluate=EvaluateConfig(episodes=3)), tmp_path / "r.json"
+    first = roll(config, short, UniformPolicy(1), path, video=None)
+    assert roll(config, short, UniformPolicy(1), path, video=None).episodes == first.episodes
+    changed = roll(config, replace(short, horizon=9), UniformPolicy(1), path, video=None)
+    assert {e.length for e in changed.episodes} == {9}
+    fixed = replace(short, resets=replace(short.resets, spread=0.0, fixed=True))
+    assert len(roll(config, fixed, UniformPolicy(1), path, video=None).seeds) == 3
+    still = collect.GradedPolicy(fixed, (0.0,))
+    assert len(roll(config, fixed, still, tmp_path / "s.json", video=None).seeds) == 1
+
+
+def test_a_store_of_another_version_of_the_task_is_not_gone_on_with(short: Task, tmp_path: Path) -> None:
+    config = collect.Config(episodes=1, steps=3, noise=(1.0,))
+    collect.fill(tmp_path / "s", short, config)
+    collect.fill(tmp_path / "s", short, config)
+    with pytest.raises(ConfigError, match="task_version"):
+        collect.fill(tmp_path / "s", replace(short, caption="another"), config)
+
+
 def test_a_cut_evaluation_goes_on_and_comes_out_the_same(short: Task, tmp_path: Path) -> None:
     arms, whole, cut = built_in("random"), tmp_path / "whole", tmp_path / "cut"
     found = evaluate(short, arms, Plan(9, envs=4), whole)

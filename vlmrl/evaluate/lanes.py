@@ -28,7 +28,8 @@ class Outcome:
 
     seed: int
     success: bool
-    """Whether the task's predicate held at any step; never where the simulation failed."""
+    """Whether the task's predicate held, at any step or at the last as its `success_at` says; never where the
+    simulation failed."""
     first_success: int
     """Control step of the first success, -1 where there was none."""
     success_end: bool
@@ -106,7 +107,8 @@ class Lane:
         """
         if (counted := int(self._env.sim_state()[0])) != self._steps:
             raise DataError(f"the environment counts {counted} steps, {self._steps} were taken: it has reset itself")
-        won = self._first >= 0 and not self._diverged
+        reached = self._held if self._env.task.success_at == "end" else self._first >= 0
+        won = reached and not self._diverged
         return Outcome(
             seed=self._seed,
             success=won,

@@ -37,6 +37,7 @@ def difference(a: Float[np.ndarray, "_ episodes"], b: Float[np.ndarray, "_ episo
     seeds). Never narrower than Newcombe's paired interval (1998, method 10) over the initial states, nor than the same
     over the training seeds.
     """
+    a, b = _alike(a, b)
     floors = []
     if a.shape[1] > 1 or len(a) == len(b) == 1:
         floors.append(newcombe(a, b))
@@ -121,6 +122,12 @@ def _minus(x: Interval, y: Interval, phi: float) -> Interval:
     below = reach(x.estimate - x.low, y.high - y.estimate)
     above = reach(x.high - x.estimate, y.estimate - y.low)
     return Interval(gap, max(-1.0, gap - below), min(1.0, gap + above))
+
+
+def _alike(a: Float[np.ndarray, "_ _"], b: Float[np.ndarray, "_ _"]) -> tuple[np.ndarray, np.ndarray]:
+    """A policy without chance has one episode of a fixed start, which stands against each of the other's."""
+    columns = max(a.shape[1], b.shape[1])
+    return np.broadcast_to(a, (len(a), columns)), np.broadcast_to(b, (len(b), columns))
 
 
 def _rows(a: Float[np.ndarray, "_ episodes"], b: Float[np.ndarray, "_ episodes"]) -> tuple[np.ndarray, np.ndarray]:

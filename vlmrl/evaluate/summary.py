@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from jaxtyping import Float64
 
-from vlmrl.evaluate import aggregate
+from vlmrl.evaluate import aggregate, sequential
 from vlmrl.evaluate.job import Evaluated
 from vlmrl.evaluate.normalised import reference
 from vlmrl.evaluate.observing import blind
@@ -67,7 +67,7 @@ def lines(found: Evaluated) -> list[Line]:
                 method=name,
                 seeds=len(rollouts) if found.arms[name].trained else 0,
                 episodes=success[name].shape[1],
-                success=found.stopped if stopped and alone and found.stopped else rate(success[name]),
+                success=_rate(found, success[name]),
                 success_end=float(np.mean([e.success_end for r in rollouts for e in r.episodes])),
                 returns=returns,
                 score=scale.score(returns) if scale else None,
@@ -78,6 +78,11 @@ def lines(found: Evaluated) -> list[Line]:
             )
         )
     return made
+
+
+def _rate(found: Evaluated, success: Float64[np.ndarray, "seeds episodes"]) -> Interval:
+    """Where the number of episodes was not fixed before, the interval that holds at any."""
+    return rate(success) if found.stopped is None else sequential.rate(int(success.sum()), success.size)
 
 
 def remarks(found: Evaluated, name: str) -> list[str]:
