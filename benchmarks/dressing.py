@@ -5,7 +5,7 @@
 Every policy meets the same starts. Success counts where it holds at the end of the episode, with Wilson's interval;
 force is that on the person (N, not calibrated to real cloth): the mean of the control steps' largest, then quantiles of
 the episodes' largest. Speed is in seconds of this process's own computing time, as other work on the machine counts
-less there: control steps a second with all that a step computes (of the fastest episode), the judge's pictures, and
+less there: control steps a second with all that a step computes (median and range of the episodes), the judge's pictures, and
 point clouds.
 """
 
@@ -54,7 +54,10 @@ def main() -> None:
     }
     print(f"{task.name}, n={arguments.episodes} episodes of {task.horizon} steps\n")
     head = f"{'':24} {'success':>16} {'ratio: median, lowest tenth':>28} {'return':>7}"
-    print(f"{head} {'force: mean, peaks 50, 95, 100 %':>33} {'stopped':>8} {'diverged':>9} {'steps/s':>8}", flush=True)
+    print(
+        f"{head} {'force: mean, peaks 50, 95, 100 %':>33} {'stopped':>8} {'diverged':>9} {'steps/s [range]':>16}",
+        flush=True,
+    )
     env = make(task)
     for name, policy in policies.items():
         print(f"{name:24} {_row([_episode(env, policy(s), s) for s in range(arguments.episodes)])}", flush=True)
@@ -115,23 +118,24 @@ def _row(episodes: list[Episode]) -> str:
     force = f"{np.mean([e.mean_n for e in episodes]):.2f}, {peak[0]:.1f}, {peak[1]:.1f}, {peak[2]:.1f}"
     counts = f"{sum(e.stopped for e in episodes):8} {sum(e.diverged for e in episodes):9}"
     spread = f"{np.median(ratio):.2f}, {np.percentile(ratio, 10):.2f}"
-    reward, speed = np.mean([e.reward for e in episodes]), max(e.steps_per_s for e in episodes)
-    return f"{success:>16} {spread:>28} {reward:7.1f} {force:>33} {counts} {speed:8.0f}"
+    reward, speeds = np.mean([e.reward for e in episodes]), [e.steps_per_s for e in episodes]
+    speed = f"{np.median(speeds):.0f} [{min(speeds):.0f}, {max(speeds):.0f}]"
+    return f"{success:>16} {spread:>28} {reward:7.1f} {force:>33} {counts} {speed:>16}"
 
 
 def _speed(env: SimEnv, task: Task) -> None:
     size = (task.cameras[task.camera].height, task.cameras[task.camera].width)
-    print(f"\njudge's picture {size[0]}x{size[1]}: {1 / _seconds(env.frame):.0f} frames/s")
+    print(f"\njudge's picture {size[0]}x{size[1]}: {_spread(_seconds(env.frame))}")
     options = {**task.physics.options, "cloud_points": 512}
     cloud = make(replace(task, physics=replace(task.physics, options=options)))
     plain = _seconds(lambda: env.step(np.zeros(3, np.float32)), reset=env)
     seeing = _seconds(lambda: cloud.step(np.zeros(3, np.float32)), reset=cloud)
-    print(f"a step at rest {1e3 * plain:.1f} ms, with a cloud of 512 points {1e3 * seeing:.1f} ms")
+    print(f"a step at rest {_spread(plain)}, with a cloud of 512 points {_spread(seeing)}")
     cloud.close()
 
 
-def _seconds(do: Callable[[], object], *, reset: SimEnv | None = None) -> float:
-    """The best of five times ten."""
+def _seconds(do: Callable[[], object], *, reset: SimEnv | None = None) -> list[float]:
+    """Of one, on average over ten, five times."""
     times: list[float] = []
     for _ in range(5):
         if reset is not None:
@@ -141,7 +145,13 @@ def _seconds(do: Callable[[], object], *, reset: SimEnv | None = None) -> float:
         for _ in range(10):
             do()
         times.append((time.process_time() - begin) / 10)
-    return min(times)
+    return times
+
+
+def _spread(seconds: list[float]) -> str:
+    """Median and range, ms."""
+    middle, low, high = (1e3 * s for s in (float(np.median(seconds)), min(seconds), max(seconds)))
+    return f"{middle:.1f} ms [{low:.1f}, {high:.1f}]"
 
 
 if __name__ == "__main__":

@@ -191,7 +191,7 @@ def test_every_robot_gets_the_instruction_of_its_seed(short: Task) -> None:
 
 
 def test_early_success_does_not_end_an_episode(cartpole: Task) -> None:
-    easy = replace(cartpole, horizon=20, hold=2)
+    easy = replace(cartpole, horizon=20, hold=2, solved_at_start=True)
     done = rollout(easy, collect.GradedPolicy(easy, (0.0,)), evaluation_seeds(3))
     assert {e.first_success for e in done.episodes} == {1}
     assert {e.length for e in done.episodes} == {20}
@@ -203,6 +203,36 @@ def test_seeds_that_start_alike_are_refused_unless_the_task_says_so(short: Task)
         rollout(still, UniformPolicy(1), evaluation_seeds(2))
     fixed = replace(still, resets=replace(still.resets, fixed=True))
     assert len(rollout(fixed, UniformPolicy(1), evaluation_seeds(2)).seeds) == 2
+
+
+def test_starts_that_differ_in_random_numbers_alone_are_alike(short: Task) -> None:
+    cheetah = load_task("half_cheetah")
+    still = replace(cheetah.physics, options={"arguments": {"reset_noise_scale": 0}})
+    with pytest.raises(DataError, match="start alike"):
+        rollout(replace(cheetah, horizon=2, physics=still), UniformPolicy(6), evaluation_seeds(2))
+    rollout(replace(cheetah, horizon=2), UniformPolicy(6), evaluation_seeds(2))
+    delayed = replace(load_task("cartpole").variation, action_delay_steps=(1.0, 1.0))
+    still = replace(short, variation=delayed, resets=replace(short.resets, spread=0.0))
+    with pytest.raises(DataError, match="start alike"):
+        rollout(still, UniformPolicy(1), evaluation_seeds(2))
+    looks_other = replace(still, variation=replace(delayed, light_factor=(0.5, 1.5)))
+    assert len({e.start for e in rollout(looks_other, UniformPolicy(1), evaluation_seeds(3)).episodes}) == 3
+
+
+def test_a_task_that_starts_solved_is_refused_however_long_it_must_hold(cartpole: Task) -> None:
+    easy = replace(cartpole, horizon=10, hold=3)
+    with pytest.raises(DataError, match="solved_at_start"):
+        rollout(easy, UniformPolicy(1), evaluation_seeds(1))
+    still = collect.GradedPolicy(easy, (0.0,))
+    declared = replace(easy, solved_at_start=True)
+    found = evaluate_expert(declared, still)
+    assert any("from their first step on" in remark for remark in found)
+
+
+def evaluate_expert(task: Task, policy: collect.GradedPolicy) -> tuple[str, ...]:
+    """The remarks on a policy."""
+    done = rollout(task, policy, evaluation_seeds(2))
+    return summary.lines(Evaluated(task, built_in("expert"), {"expert": [done]}))[0].remarks
 
 
 def test_an_environment_that_resets_itself_is_found(short: Task) -> None:
@@ -234,6 +264,54 @@ def test_a_failed_simulation_is_a_failed_episode(short: Task, monkeypatch: pytes
     assert not done.success.any()
     assert done.diverged == 2
     assert {(e.length, e.first_success, e.success_end) for e in done.episodes} == {(1, -1, False)}
+
+
+def test_success_that_can_be_undone_is_that_of_the_end(short: Task, monkeypatch: pytest.MonkeyPatch) -> None:
+    from vlmrl.sim.env import SimEnv
+
+    step, ends = SimEnv.step, replace(short, success_at="end")
+
+    def undone(self: SimEnv, action: np.ndarray):
+        observation, reward, terminated, truncated, info = step(self, action)
+        return observation, reward, terminated, truncated, info | {"success": self._steps == 2}
+
+    monkeypatch.setattr(SimEnv, "step", undone)
+    any_step, end = (rollout(task, UniformPolicy(1), [1]).episodes[0] for task in (short, ends))
+    assert (any_step.success, any_step.first_success, end.success, end.first_success) == (True, 1, False, -1)
+    recorded = [next(iter(collect.record(task, UniformPolicy(1), [1], picture_every=10))) for task in (short, ends)]
+    assert [episode.success for episode in recorded] == [1, 0]
+    assert load_task("dress_arm").success_at == load_task("dress_arm_held_out").success_at == "end"
+
+
+def test_rates_of_an_evaluation_that_stopped_are_valid_at_any_stop(short: Task, tmp_path: Path) -> None:
+    arms = pair(arm(["expert"], noise=0.0, where="policy"), arm(["random"], noise=0.0, where="versus"))
+    found = evaluate(short, arms, Plan(20, margin=0.9), tmp_path)
+    for line in summary.lines(found):
+        rollouts = found.rollouts[line.method][0]
+        assert line.success == sequential.rate(int(rollouts.success.sum()), len(rollouts.seeds))
+
+
+def test_results_of_another_version_of_the_task_are_made_again(short: Task, tmp_path: Path) -> None:
+    from vlmrl.cli.run import roll
+    from vlmrl.cli.settings import EvaluateConfig, RunConfig
+
+    config, path = RunConfig(evaluate=EvaluateConfig(episodes=3)), tmp_path / "r.json"
+    first = roll(config, short, UniformPolicy(1), path, video=None)
+    assert roll(config, short, UniformPolicy(1), path, video=None).episodes == first.episodes
+    changed = roll(config, replace(short, horizon=9), UniformPolicy(1), path, video=None)
+    assert {e.length for e in changed.episodes} == {9}
+    fixed = replace(short, resets=replace(short.resets, spread=0.0, fixed=True))
+    assert len(roll(config, fixed, UniformPolicy(1), path, video=None).seeds) == 3
+    still = collect.GradedPolicy(fixed, (0.0,))
+    assert len(roll(config, fixed, still, tmp_path / "s.json", video=None).seeds) == 1
+
+
+def test_a_store_of_another_version_of_the_task_is_not_gone_on_with(short: Task, tmp_path: Path) -> None:
+    config = collect.Config(episodes=1, steps=3, noise=(1.0,))
+    collect.fill(tmp_path / "s", short, config)
+    collect.fill(tmp_path / "s", short, config)
+    with pytest.raises(ConfigError, match="task_version"):
+        collect.fill(tmp_path / "s", replace(short, caption="another"), config)
 
 
 def test_a_cut_evaluation_goes_on_and_comes_out_the_same(short: Task, tmp_path: Path) -> None:
@@ -349,6 +427,9 @@ def test_normalised_scores_have_their_references(cartpole: Task) -> None:
     assert published is not None
     assert published.score(-39.6) == pytest.approx(1.8, abs=0.01)
     assert reference(replace(hammer, horizon=400)) is None
+    sparse = replace(hammer.physics, options={"arguments": {"reward_type": "sparse"}})
+    assert reference(replace(hammer, physics=sparse)) is None
+    assert reference(replace(hammer, variation=replace(hammer.variation, action_noise=(0.1, 0.1)))) is None
     assert reference(replace(hammer, physics=replace(hammer.physics, name="hammer-v3"))) is None
     with pytest.raises(ConfigError, match="two different numbers"):
         reference(replace(cartpole, reference={"random": 1.0}))
@@ -402,6 +483,7 @@ def test_the_command_leaves_table_episodes_and_page(tmp_path: Path, capsys: pyte
         ({"task": []}, "needs a task"),
         ({"episodes": 0}, "episodes and envs from 1"),
         ({"noise": 2.0}, "from 0 to 1"),
+        ({"policy": "random", "noise": 0.3}, "of the scripted expert, found random; choose noise=0 or policy=expert"),
         ({"check": "everything"}, "observations"),
         ({"policy": ["random", "expert"]}, "not trained"),
     ],
@@ -411,3 +493,22 @@ def test_nonsense_is_refused_before_anything_runs(changes: Mapping[str, object],
     content |= {"envs": 3, "workers": 1, "check": "", "film": 0, "film_every": 3, "reward": "", **changes}
     with pytest.raises(ConfigError, match=message):
         command.main(content, tmp_path)
+
+
+def test_a_refused_command_leaves_the_folder_as_it_was(tmp_path: Path, short: Task) -> None:
+    content = {"policy": "random", "versus": None, "task": "cartpole", "episodes": 2, "margin": 0.0, "noise": 0.0}
+    content |= {"envs": 2, "workers": 1, "check": "", "film": 0, "film_every": 3, "reward": ""}
+    path = place(tmp_path, "cartpole", "random", 0)
+    Journal(path, {"policy": "random", "noise": 0.0, "task": "cartpole", "task_version": "of another day"})
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(ConfigError, match="something else"):
+        command.main(content, tmp_path)
+    with pytest.raises(ConfigError, match="policy=random"):
+        command.main(content | {"policy": "expert", "task": "humanoid/standing"}, tmp_path)
+    assert (tmp_path / "config.json").read_text() == "{}"
+    assert not (tmp_path / "meta.json").exists()
+
+
+def test_noise_is_that_of_the_expert_wherever_it_stands() -> None:
+    config = command.EvaluateConfig(policy="random", versus="expert", noise=0.3)
+    assert [one.candidates[0].noise for one in command.chosen(config).values()] == [0.0, 0.3]

@@ -372,3 +372,16 @@ def test_expert_succeeds_and_random_actions_do_not(name: str) -> None:
                 successes[who] += info["success"]
         assert successes[0] == 20
         assert successes[1] <= 3
+
+
+def test_resets_out_of_reach_are_told_instead_of_tried_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = np.random.default_rng(0)
+    far = {"end_distance": (0.1, 0.3), "centre_x": (5.0, 5.0), "centre_y": (0.0, 0.0)}
+    monkeypatch.setattr(ropes, "_TRIES", 50)
+    with pytest.raises(ConfigError, match=r"within these resets in 50 tries: .*centre_x \[5.0, 5.0\]"):
+        ropes._curve(generator, far)
+    monkeypatch.setattr(waters, "_TRIES", 1)
+    task = load_task("pass_water")
+    moved = replace(task, resets=replace(task.resets, ranges={"start": (9.0, 9.0)}))
+    with pytest.raises(ConfigError, match=r"from resets start \[9.0, 9.0\]"):
+        waters.build(moved).reset(generator)

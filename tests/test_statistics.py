@@ -5,7 +5,7 @@ import pytest
 
 from vlmrl.evaluate.results import table
 from vlmrl.evaluate.rollout import Rollouts
-from vlmrl.evaluate.statistics import difference, mean_difference, rate
+from vlmrl.evaluate.statistics import difference, mean_difference, newcombe, over_seeds, rate
 from vlmrl.interval import wilson
 
 
@@ -36,10 +36,69 @@ def test_interval_over_seeds_is_wider_when_seeds_disagree() -> None:
     assert rate(split).high - rate(split).low > 3 * (rate(mixed).high - rate(mixed).low)
 
 
-def test_paired_difference_of_a_method_with_itself_is_zero() -> None:
-    x = np.random.default_rng(0).integers(0, 2, (5, 20)).astype(np.float64)
+def test_paired_difference_of_a_method_with_itself_is_zero_but_for_what_was_not_seen() -> None:
+    x = np.random.default_rng(0).integers(0, 2, (1, 50)).astype(np.float64)
     interval = difference(x, x)
-    assert (interval.low, interval.estimate, interval.high) == pytest.approx((0, 0, 0), abs=0.02)
+    assert interval.estimate == 0
+    assert interval.high == pytest.approx(-interval.low)
+    assert 0 < interval.high < 3 / 50
+
+
+def paired_table(both: int, first: int, second: int, neither: int) -> tuple[np.ndarray, np.ndarray]:
+    a = np.repeat([1.0, 1.0, 0.0, 0.0], [both, first, second, neither])
+    return a[None], np.repeat([1.0, 0.0, 1.0, 0.0], [both, first, second, neither])[None]
+
+
+def test_paired_difference_is_the_published_one() -> None:
+    # Two culture media for sputum (Armitage and Berry), whose interval by Newcombe's method 10 StatsDirect prints as
+    # 0.056156 to 0.329207; without the correction of phi it is 0.0618 to 0.3242.
+    interval = newcombe(*paired_table(20, 12, 2, 16))
+    assert (interval.low, interval.high) == pytest.approx((0.056156, 0.329207), abs=1e-6)
+    # Newcombe 1998, Statistics in Medicine 17, 2635: phi is negative, so nothing is corrected.
+    interval = newcombe(*paired_table(36, 12, 2, 0))
+    assert (interval.low, interval.high) == pytest.approx((0.0569, 0.3404), abs=1e-4)
+
+
+def test_one_initial_state_leaves_the_training_seeds() -> None:
+    """20 seeds that all succeed from the only state, against 20 that all fail: as many trials as seeds."""
+    assert rate(np.ones((20, 1))).low == pytest.approx(wilson(20, 20).low)
+    interval = difference(np.ones((20, 1)), np.zeros((20, 1)))
+    assert (interval.low, interval.high) == pytest.approx((1 - 0.1611 * 2**0.5, 1.0), abs=1e-3)
+
+
+def test_methods_with_other_numbers_of_training_seeds_are_compared() -> None:
+    generator = np.random.default_rng(0)
+    a, b = (generator.integers(0, 2, (n, 20)).astype(np.float64) for n in (5, 3))
+    for found in (difference(a, b), mean_difference(a, b)):
+        assert found.estimate == pytest.approx(a.mean() - b.mean())
+        assert found.low < found.estimate < found.high
+
+
+SEEDS = {
+    "all or nothing": (lambda g, n: (g.random(n) < 0.8).astype(float), 0.8),
+    "nearly": (lambda g, n: np.where(g.random(n) < 0.8, 0.98, 0.02), 0.8 * 0.98 + 0.2 * 0.02),
+    "skewed": (lambda g, n: g.beta(4, 1, n), 0.8),
+    "two heaps": (lambda g, n: g.beta(0.8, 0.2, n), 0.8),
+}
+
+
+@pytest.mark.parametrize("count", [3, 5, 10])
+@pytest.mark.parametrize("kind", SEEDS)
+def test_intervals_cover_the_truth_where_training_fails_in_some_seeds(kind: str, count: int) -> None:
+    """The seed is the unit, however many states each is tried from. The bootstrap only adds to this floor."""
+    generator, covered, (draw, truth) = np.random.default_rng(0), 0, SEEDS[kind]
+    for _ in range(400):
+        rates = draw(generator, count)
+        interval = over_seeds((generator.random((count, 50)) < rates[:, None]).astype(np.float64))
+        covered += interval.low <= truth <= interval.high
+    assert covered / 400 >= 0.85
+
+
+def test_no_interval_of_a_rate_is_narrower_than_that_over_training_seeds() -> None:
+    for good in range(6):
+        x = np.repeat([[1.0], [0.0]], [good, 5 - good], axis=0).repeat(50, axis=1)
+        floor, found = over_seeds(x), rate(x)
+        assert found.low <= floor.low < floor.high <= found.high
 
 
 def test_difference_is_antisymmetric() -> None:
@@ -87,9 +146,10 @@ def test_table_pairs_an_untrained_arm_with_every_seed_of_a_trained_one() -> None
 
 
 def test_all_failures_over_seeds_still_have_an_interval() -> None:
+    """Five trainings failed: that of the sixth is not known, however often the five were tried."""
     interval = rate(np.zeros((5, 20)))
     assert interval.low == 0
-    assert interval.high == pytest.approx(wilson(0, 20).high)
+    assert interval.high == pytest.approx(wilson(0, 5).high)
 
 
 def test_difference_of_returns_shifts_with_the_returns() -> None:

@@ -187,6 +187,14 @@ cameras:
             "{train: {light_factor: [0.8, 1.2]}, held_out: {light_factor: [0.5, 0.6, 1.1, 2]}}",
             r"which meets \[0.8, 1.2\]",
         ),
+        (
+            "{train: {light_factor: [0.8, 1.2]}, held_out: {mass_factor: [0.9, 1.5]}}",
+            r"mass_factor is held out in \[0.9, 1.5\], which meets \[1.0, 1.0\]",
+        ),
+        (
+            "{train: {}, held_out: {action_delay_steps: [0, 2]}}",
+            r"action_delay_steps is held out in \[0.0, 2.0\], which meets \[0.0, 0.0\]",
+        ),
         ("{train: {mass_factor: [0.5]}}", r"train.mass_factor: pairs of low and high in rising order"),
         ("{train: {mass_factor: [2, 1]}}", r"rising order wanted, found \[2.0, 1.0\]"),
         ("{train: {mass_factor: [0, 1]}}", r"numbers from 0.001 wanted"),

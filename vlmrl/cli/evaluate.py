@@ -13,7 +13,7 @@ from vlmrl.evaluate import grid, parquet, summary
 from vlmrl.evaluate.candidates import BUILT_IN, Arm, Steering, arm, listed, pair
 from vlmrl.evaluate.comparison import page
 from vlmrl.evaluate.comparison.read import keep
-from vlmrl.evaluate.job import Evaluated, Plan, evaluate
+from vlmrl.evaluate.job import Evaluated, Plan, check_folder, evaluate
 from vlmrl.evaluate.lanes import lanes
 from vlmrl.evaluate.observing import demand, looks
 from vlmrl.evaluate.rollout import evaluation_seeds
@@ -74,15 +74,12 @@ def main(content: Mapping[str, Any], folder: Path) -> None:
     config = configuration.build(EvaluateConfig, content, where="evaluate")
     check(config)
     tasks = [load_task(name) for name in listed(config.task)]
-    other = arm(listed(config.versus), noise=config.noise, where="versus") if listed(config.versus) else None
-    steering = [
-        Steering(critic, config.samples, config.temperature, config.budget_s) for critic in listed(config.critic)
-    ]
-    first = arm(listed(config.policy), noise=config.noise, where="policy", steering=steering)
-    arms = pair(first, other)
+    arms = chosen(config)
     if config.margin and any(len(one.candidates) > 1 for one in arms.values()):
         raise ConfigError("margin is for single policies: with several training seeds it is they that decide the width")
     reward = PreferenceReward.from_pretrained(config.reward) if config.reward else None
+    for task in tasks:
+        check_folder(task, arms, folder)
     write_json(folder / "config.json", masked(dict(content)))
     write_json(folder / "meta.json", provenance())
     workers = config.workers or len(os.sched_getaffinity(0))
@@ -98,6 +95,20 @@ def main(content: Mapping[str, Any], folder: Path) -> None:
         for found in results:
             film(found, config, reward, folder)
     print(f"page: {page.write([folder], folder / 'report.html')}")
+
+
+def chosen(config: EvaluateConfig) -> Mapping[str, Arm]:
+    """The method or the two of them; noise is that of the one that is the scripted expert.
+
+    Raises:
+        ConfigError: if a list is no method, or nobody takes the noise.
+    """
+    first, second = listed(config.policy), listed(config.versus)
+    somebody = "expert" in {*first, *second}
+    shares = [config.noise if "expert" in one or not somebody else 0.0 for one in (first, second)]
+    other = arm(second, noise=shares[1], where="versus") if second else None
+    steering = [Steering(critic, config.samples, config.temperature, config.budget_s) for critic in listed(config.critic)]
+    return pair(arm(first, noise=shares[0], where="policy", steering=steering), other)
 
 
 def check(config: EvaluateConfig) -> None:

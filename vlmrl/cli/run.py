@@ -21,7 +21,9 @@ from vlmrl.cli.train import Training, train_all
 from vlmrl.errors import ConfigError
 from vlmrl.evaluate import collect, report, results
 from vlmrl.evaluate.behaviour import GradedPolicy
-from vlmrl.evaluate.rollout import Rollouts, evaluation_seeds, rollout
+from vlmrl.evaluate.job import same
+from vlmrl.evaluate.journal import task_key
+from vlmrl.evaluate.rollout import Rollouts, evaluation_seeds, gathered, rollout
 from vlmrl.evaluate.video import write_video
 from vlmrl.policy import LearnedPolicy
 from vlmrl.reward import rewarder
@@ -170,16 +172,37 @@ def roll(
     config: RunConfig, task: Task, policy: Policy, path: Path, *, video: Path | None, weights: str = ""
 ) -> Rollouts:
     """Evaluate one policy, or read what it did with these weights from these initial states."""
-    # Copies of one start are one observation.
-    seeds = evaluation_seeds(1 if task.resets.fixed else config.evaluate.episodes)
+    seeds, version = evaluation_seeds(config.evaluate.episodes), task_key(task)["task_version"]
     known = results.load(path) if path.is_file() else None
-    if known is not None and known.seeds.tolist() == seeds and known.weights == weights:
+    if known is not None and known.weights == weights and _covers(known, task, seeds, version):
         return known
-    found = rollout(task, policy, seeds, film_every=config.evaluate.film_every if video else 0)
+    film_every = config.evaluate.film_every if video else 0
+    # Copies of one episode are one observation: a fixed start and a policy without chance.
+    first = seeds[:2] if task.resets.fixed else seeds
+    found = rollout(task, policy, first, film_every=film_every)
+    if task.resets.fixed and same(found.episodes):
+        found = dataclasses.replace(gathered(found.policy, found.episodes[:1]), video=found.video)
+    elif len(seeds) > len(first):
+        more = rollout(task, policy, seeds[len(first) :])
+        found = dataclasses.replace(gathered(found.policy, [*found.episodes, *more.episodes]), video=found.video)
     if found.video and video is not None:
         write_video(found.video, video, fps=task.control_hz / config.evaluate.film_every)
-    results.save(dataclasses.replace(found, weights=weights), path)
+    found = dataclasses.replace(found, weights=weights, task_version=version)
+    results.save(found, path)
     return found
+
+
+def _covers(known: Rollouts, task: Task, seeds: Sequence[int], version: str) -> bool:
+    """Whether these are the episodes wanted, of this task."""
+    if known.task_version and known.task_version != version:
+        return False
+    # Older files hold one episode of a fixed start, whether or not chance was the policy's own.
+    alike = task.resets.fixed and known.task_version and known.seeds.tolist() == seeds[:1]
+    if not alike and known.seeds.tolist() != seeds:
+        return False
+    if not known.task_version:
+        print(f"{known.policy}: results of an older vlmrl are kept; whether {task.name} was changed since is not known")
+    return True
 
 
 def summary(config: RunConfig, labels: labeling.Labels | None, task: Task) -> str:
@@ -188,7 +211,9 @@ def summary(config: RunConfig, labels: labeling.Labels | None, task: Task) -> st
     if labels and labels.report.stopped_by:
         judge += f"stopped by {labels.report.stopped_by} at {len(labels.preferences)} of {config.pairs} answers; "
     if task.resets.fixed:
-        return f"{judge}every episode of {task.name} starts alike: one initial state, rates are 0 or 100 %"
+        return (
+            f"{judge}every episode of {task.name} starts alike: one initial state, and what varies is the policy's own"
+        )
     if len(config.seeds) == 1:
         return f"{judge}one training seed: a smoke test, not a claim (intervals are over episodes only)"
     return f"{judge}{len(config.seeds)} training seeds; intervals are 95 %, over seeds and initial states"

@@ -18,6 +18,7 @@ from vlmrl.policy import LearnedPolicy, LearnedValue
 from vlmrl.runfolder import Metrics, masked, provenance, read_json, write_json
 from vlmrl.sim import load_task, make
 from vlmrl.store import Store
+from vlmrl.store.autoreset import autoresets
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,8 @@ def main(content: Mapping[str, Any], folder: Path) -> None:
         raise ConfigError(
             f"unknown reward column {config.reward!r}; have: {', '.join(sorted(store.rewards())) or 'none'}"
         )
+    for problem in autoresets(store):
+        print(f"warning, {config.store}: {problem}")
     write_json(folder / "config.json", masked(dict(content)))
     write_json(folder / "meta.json", provenance() | {"store": store.hash})
     name = f"{content['learner']['name']} on {config.reward or 'no reward'}"

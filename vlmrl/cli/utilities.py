@@ -70,14 +70,18 @@ def import_(
 
     Example: vlmrl data import format=lerobot source=FOLDER out=runs/mine
     """
+    from vlmrl.store import Store
+    from vlmrl.store.autoreset import autoresets
     from vlmrl.store.importers import IMPORTERS, importer
 
     content = pairs(settings)
     if "format" not in content:
         raise ConfigError(f"which format? format=NAME; have: {', '.join(sorted(IMPORTERS))}")
     module = importer(str(content.pop("format")))
-    report = module.run(configuration.fill(module.Config, content, where="import"))
-    typer.echo(report)
+    config = configuration.fill(module.Config, content, where="import")
+    typer.echo(module.run(config))
+    for problem in autoresets(Store.open(config.out)):
+        typer.echo(f"warning, {config.out}: {problem}", err=True)
 
 
 _EVERYTHING = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}

@@ -123,6 +123,11 @@ def arm(sources: Sequence[str], *, noise: float, where: str, steering: Sequence[
     """
     if not 0 <= noise <= 1:
         raise ConfigError(f"noise is a share of random actions from 0 to 1, found {noise}")
+    if noise and "expert" not in sources:
+        raise ConfigError(
+            f"{where}: noise={noise:g} is the share of random actions of the scripted expert, found "
+            f"{', '.join(sources)}; choose noise=0 or {where}=expert"
+        )
     if len(steering) not in (0, 1, len(sources)):
         raise ConfigError(
             f"{where}: one critic for all policies or one for each wanted, found {len(steering)} for {len(sources)}"

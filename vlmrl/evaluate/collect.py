@@ -5,6 +5,7 @@ store holds the same episodes in the same order, and has the same `data_hash`.
 """
 
 import functools
+import warnings
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from typing import Any, cast
 from vlmrl.errors import ConfigError, DataError, unknown
 from vlmrl.evaluate import replay
 from vlmrl.evaluate.behaviour import GradedPolicy, check_policies, grades
+from vlmrl.evaluate.journal import task_key
 from vlmrl.evaluate.record import DivergedError, Recipe, episode, seeded
 from vlmrl.evaluate.rollout import FIRST_EVALUATION_SEED
 from vlmrl.evaluate.workers import in_order
@@ -150,6 +152,15 @@ def open_store(path: Path, task: Task, config: Config) -> Store:
         return create_store(path, task, cameras=config.cameras, collect=_facts(config))
     store = Store.open(path)
     wanted = {"task": task.name, "render": _rendering(task, config.cameras), "collect": _facts(config)}
+    version = task_key(task)["task_version"]
+    if "task_version" in store.meta:
+        wanted["task_version"] = version
+    else:
+        warnings.warn(
+            f"{path} does not say which {task.name!r} it was collected in (it was made by an older vlmrl); if the task "
+            "was changed since, choose another out=FOLDER",
+            stacklevel=2,
+        )
     before, now = (flatten({key: meta.get(key) or {} for key in wanted}) for meta in (store.meta, wanted))
     if changed := [key for key in {**before, **now} if before.get(key) != now.get(key)]:
         differences = "; ".join(f"{key} was {before.get(key)!r}, is {now.get(key)!r}" for key in changed)
@@ -170,7 +181,7 @@ def create_store(
         units = {"obs/state": list(env.state_units), "action": "normalised"}
     finally:
         env.close()
-    meta = {"task": task.name, "control_hz": task.control_hz, "render": _rendering(task, cameras)}
+    meta = {"task": task.name, "control_hz": task.control_hz, "render": _rendering(task, cameras)} | task_key(task)
     return Store.create(path, names=names, units=units, meta=meta | ({"collect": collect} if collect else {}))
 
 

@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 from vlmrl.evaluate import sequential
 from vlmrl.evaluate.candidates import Arm, Candidate
-from vlmrl.evaluate.journal import Journal, task_key
+from vlmrl.evaluate.journal import Journal, physics_key, task_key
 from vlmrl.evaluate.lanes import LanePool, Outcome, lanes
 from vlmrl.evaluate.rollout import Rollouts, distinct, evaluation_seeds, gathered, rollout
 from vlmrl.interval import Interval
@@ -50,6 +50,22 @@ def place(folder: Path, task: str, name: str, index: int) -> Path:
     return folder / "episodes" / task / words / f"{index}.jsonl"
 
 
+def check_folder(task: Task, arms: Mapping[str, Arm], folder: Path) -> None:
+    """Refuse what `evaluate` would refuse before the first episode.
+
+    Raises:
+        ConfigError: if the folder holds episodes of something else, or the task has no scripted expert.
+        DataError: if a file is damaged.
+    """
+    of_task = task_key(task) | physics_key(task)
+    for name, arm in arms.items():
+        for i, candidate in enumerate(arm.candidates):
+            if (path := place(folder, task.name, name, i)).is_file():
+                Journal(path, candidate.key() | of_task)
+            if candidate.source == "expert":
+                candidate.make(task)
+
+
 def evaluate(task: Task, arms: Mapping[str, Arm], plan: Plan, folder: Path, *, quiet: bool = True) -> Evaluated:
     """Run every policy from the same initial states, in blocks, and go on where a former run was cut.
 
@@ -58,7 +74,8 @@ def evaluate(task: Task, arms: Mapping[str, Arm], plan: Plan, folder: Path, *, q
         DataError: if a guard finds the evaluation worthless.
     """
     seats = [(name, i, c) for name, arm in arms.items() for i, c in enumerate(arm.candidates)]
-    journals = [Journal(place(folder, task.name, n, i), c.key() | task_key(task)) for n, i, c in seats]
+    of_task = task_key(task) | physics_key(task)
+    journals = [Journal(place(folder, task.name, n, i), c.key() | of_task) for n, i, c in seats]
     seeds, count, stopped = evaluation_seeds(plan.episodes), 0, None
     done: list[list[Outcome]] = []
     with (
@@ -73,7 +90,7 @@ def evaluate(task: Task, arms: Mapping[str, Arm], plan: Plan, folder: Path, *, q
                 bar.update(len(block))
             before, count = count, count + len(block)
             done = [[journal.episodes[s] for s in seeds[:count]] for journal in journals]
-            if task.resets.fixed and all(_same(episodes[:2]) for episodes in done):
+            if task.resets.fixed and all(same(episodes[:2]) for episodes in done):
                 count = 1
                 break
             if plan.margin and (found := _enough(done, before + 1, plan.margin)):
@@ -120,7 +137,7 @@ class _Runner:
         return [policy.choices for policy in made if isinstance(policy, RerankedPolicy)]
 
 
-def _same(episodes: Sequence[Outcome]) -> bool:
+def same(episodes: Sequence[Outcome]) -> bool:
     """Whether a fixed start and a policy without chance made copies of one episode."""
     return len({(e.start, e.actions, e.returns) for e in episodes}) == 1
 

@@ -4,12 +4,15 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from vlmrl.errors import ConfigError, DataError
 from vlmrl.evaluate.lanes import Outcome
-from vlmrl.sim import Task
+from vlmrl.sim import Task, make
 
 
 class Journal:
@@ -43,19 +46,54 @@ class Journal:
         except (json.JSONDecodeError, TypeError) as error:
             raise DataError(f"{self.path} is damaged ({error}); remove it, and its episodes are run again") from error
         wanted = json.loads(json.dumps(dict(key)))
-        if changed := sorted(k for k in {*found, *wanted} if found.get(k) != wanted.get(k)):
+        known = {*found, *wanted} - ({*_NEWER} - {*found})
+        if changed := sorted(k for k in known if found.get(k) != wanted.get(k)):
             what = "; ".join(f"{k} was {found.get(k)!r}, is {wanted.get(k)!r}" for k in changed)
             raise ConfigError(f"{self.path} holds episodes of something else ({what}); choose another out=FOLDER")
         self.episodes = {episode.seed: episode for episode in episodes}
 
 
+_NEWER = ("versions", "model")
+"""What older files do not say, and are not refused for."""
+_SIMULATORS = ("mujoco", "gymnasium", "metaworld", "robosuite", "gymnasium-robotics")
+_STRUCTURE = (
+    *("body_mass", "body_inertia", "geom_type", "geom_size", "geom_friction", "geom_solref", "jnt_type", "jnt_range"),
+    *("dof_damping", "dof_armature", "dof_frictionloss", "actuator_gainprm", "actuator_biasprm", "actuator_ctrlrange"),
+)
+"""Of a compiled model; what resets move (positions, colours) is no part of it."""
+
+_LATER = (("success_at", "any"), ("solved_at_start", False))
+"""Defaults of keys that tasks did not always have: they change no version."""
+
+
 def task_key(task: Task) -> dict[str, Any]:
     """What decides the episodes of a task: everything in its file, and its scene."""
-    content = {k: v for k, v in asdict(task).items() if k != "folder"}
+    content = {k: v for k, v in asdict(task).items() if k != "folder" and (k, v) not in _LATER}
     scene = task.folder / "scene.xml"
     digest = hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode())
     digest.update(scene.read_bytes() if scene.is_file() else b"")
     return {"task": task.name, "task_version": digest.hexdigest()[:16]}
+
+
+def physics_key(task: Task) -> dict[str, Any]:
+    """What decides episodes besides the task's file: the simulators' versions, and the model that came of its scene."""
+    env = make(task)
+    try:
+        model = env.model
+        digest = hashlib.sha256(repr((model.nq, model.nu, model.opt.timestep, list(model.opt.gravity))).encode())
+        for name in _STRUCTURE:
+            digest.update(np.ascontiguousarray(getattr(model, name)).tobytes())
+    finally:
+        env.close()
+    versions = {name: version for name in _SIMULATORS if (version := _version(name))}
+    return {"versions": versions, "model": digest.hexdigest()[:16]}
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return ""
 
 
 def _whole_lines(path: Path) -> list[str]:

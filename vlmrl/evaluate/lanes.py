@@ -29,7 +29,8 @@ class Outcome:
 
     seed: int
     success: bool
-    """Whether the task's predicate held at any step; never where the simulation failed."""
+    """Whether the task's predicate held, at any step or at the last as its `success_at` says; never where the
+    simulation failed."""
     first_success: int
     """Control step of the first success, -1 where there was none."""
     success_end: bool
@@ -72,14 +73,18 @@ class Lane:
         """Start the episode of a seed; the last `history` observations are shown from here on.
 
         Raises:
-            DataError: if the task is solved already; a task's `hold` may ask for more than its start.
+            DataError: if the task is solved already. A task that begins so, and is to keep it up, holds to its end.
         """
         observation, info = self._env.reset(seed=seed)
         task = self._env.task
-        if info["success"] or (task.hold == 1 and self._env.at_goal()):
-            raise DataError(f"task {task.name!r}: success already at reset (seed {seed}); its predicate proves nothing")
+        kept_up = task.solved_at_start or task.hold >= task.horizon
+        if info["success"] or (self._env.at_goal() and not kept_up):
+            raise DataError(
+                f"task {task.name!r}: success already at reset (seed {seed}), so its predicate proves nothing; a task "
+                "that is to be kept solved says so with solved_at_start"
+            )
         self._seed, self._film_every = seed, film_every
-        self._start = hashlib.sha256(self._env.sim_state()[2:].tobytes()).hexdigest()[:16]
+        self._start = self._env.start()
         self._actions = hashlib.sha256()
         self._first, self._held, self._total, self._steps = -1, False, 0.0, 0
         self._progress, self._diverged, self.ended = float(info["progress"]), False, False
@@ -103,7 +108,8 @@ class Lane:
         """
         if (counted := int(self._env.sim_state()[0])) != self._steps:
             raise DataError(f"the environment counts {counted} steps, {self._steps} were taken: it has reset itself")
-        won = self._first >= 0 and not self._diverged
+        reached = self._held if self._env.task.success_at == "end" else self._first >= 0
+        won = reached and not self._diverged
         return Outcome(
             seed=self._seed,
             success=won,

@@ -55,7 +55,8 @@ def reference(task: Task) -> Reference | None:
             raise ConfigError(f"task {task.name!r}: reference has two different numbers random and expert, found {own}")
         return Reference(own["random"], own["expert"], f"task {task.name}")
     key = re.sub(r"-v\d+$", "", task.physics.name)
-    if key not in PUBLISHED:
+    # Other arguments may mean another reward (sparse), and what varies another environment.
+    if key not in PUBLISHED or task.physics.options.get("arguments") or task.variation.active:
         return None
     random, expert, length = PUBLISHED[key]
     return Reference(random, expert, "D4RL") if task.horizon == length else None

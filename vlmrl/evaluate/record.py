@@ -123,6 +123,6 @@ def _close(log: _Log, env: SimEnv, recipe: Recipe, *, terminated: bool) -> Episo
         truth={key: np.array(values, np.float32) for key, values in log.truth.items()},
         sim_state=np.stack(log.sim_state),
         seed=recipe.seed,
-        success=int(max(log.truth["success"]) > 0),
+        success=int(log.truth["success"][-1] if env.task.success_at == "end" else max(log.truth["success"])),
         id=recipe.id,
     )

@@ -35,6 +35,7 @@ def save(rollouts: Rollouts, path: Path) -> None:
     """Write what a policy did, episode by episode."""
     content = {
         "weights": rollouts.weights,
+        "task_version": rollouts.task_version,
         "policy": rollouts.policy,
         "seeds": rollouts.seeds.tolist(),
         "success": rollouts.success.tolist(),
@@ -55,6 +56,7 @@ def load(path: Path) -> Rollouts:
         np.array(content["returns"], np.float32),
         np.array(content["first_success"], np.int64),
         weights=content.get("weights", ""),
+        task_version=content.get("task_version", ""),
         episodes=tuple(Outcome.from_json(episode) for episode in content.get("episodes", ())),
     )
 

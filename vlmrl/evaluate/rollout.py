@@ -38,6 +38,8 @@ class Rollouts:
     """Step of the first success, -1 where there was none."""
     weights: str = ""
     """Fingerprint of the policy's saved weights."""
+    task_version: str = ""
+    """Of the task's file and scene; empty where an older file did not keep it."""
     video: list[UInt8[np.ndarray, "H W 3"]] = field(default_factory=list, repr=False)
     """Pictures of the first initial state."""
     episodes: Sequence[Outcome] = field(default=(), repr=False)

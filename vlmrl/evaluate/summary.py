@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from jaxtyping import Float64
 
-from vlmrl.evaluate import aggregate
+from vlmrl.evaluate import aggregate, sequential
 from vlmrl.evaluate.job import Evaluated
 from vlmrl.evaluate.normalised import reference
 from vlmrl.evaluate.observing import blind
@@ -67,7 +67,7 @@ def lines(found: Evaluated) -> list[Line]:
                 method=name,
                 seeds=len(rollouts) if found.arms[name].trained else 0,
                 episodes=success[name].shape[1],
-                success=found.stopped if stopped and alone and found.stopped else rate(success[name]),
+                success=_rate(found, success[name]),
                 success_end=float(np.mean([e.success_end for r in rollouts for e in r.episodes])),
                 returns=returns,
                 score=scale.score(returns) if scale else None,
@@ -80,6 +80,11 @@ def lines(found: Evaluated) -> list[Line]:
     return made
 
 
+def _rate(found: Evaluated, success: Float64[np.ndarray, "seeds episodes"]) -> Interval:
+    """Where the number of episodes was not fixed before, the interval that holds at any."""
+    return rate(success) if found.stopped is None else sequential.rate(int(success.sum()), success.size)
+
+
 def remarks(found: Evaluated, name: str) -> list[str]:
     """What a reader must know before citing the figure."""
     rollouts, task = found.rollouts[name], found.task
@@ -90,8 +95,8 @@ def remarks(found: Evaluated, name: str) -> list[str]:
         told.append(f"every episode of {task.name} starts alike: {what}")
     if failed := sum(r.diverged for r in rollouts):
         told.append(f"the simulation failed in {failed} episodes, counted as failures")
-    if early := sum(int((r.first_success == 0).sum()) for r in rollouts):
-        told.append(f"{early} episodes succeeded at their first step: does the task start nearly solved?")
+    if early := sum(int((r.first_success == task.hold - 1).sum()) for r in rollouts):
+        told.append(f"{early} episodes succeeded from their first step on: does the task start nearly solved?")
     if any(blind(r) for r in rollouts):
         told.append("every episode got the same actions to the bit: the policy ignores what it sees")
     if found.arms[name].trained and len(rollouts) == 1:

@@ -67,6 +67,7 @@ def _expert(task: Task) -> str:
 def _judged(task: Task) -> list[tuple[str, str]]:
     success = _named(PREDICATES, task.success, "predicate")
     held = f", held for {task.hold} steps" if task.hold > 1 else ""
+    held += ", at the end of the episode" if task.success_at == "end" else ""
     return [("success", success + held), ("progress", _named(MEASURES, task.progress, "measure"))]
 
 

@@ -75,6 +75,15 @@ class Shows(Protocol):
 
 
 @runtime_checkable
+class Draws(Protocol):
+    """Dynamics whose memory holds random generators, in which starts differ that are alike."""
+
+    def start(self) -> Float64[np.ndarray, " N"]:
+        """What of the memory differs to the eye or to physics."""
+        ...
+
+
+@runtime_checkable
 class Paints(Protocol):
     """Dynamics that draw themselves: an environment that MuJoCo does not move."""
 

@@ -1,5 +1,6 @@
 """The Gymnasium environment of a task: family dynamics, named success, progress, pictures and full state."""
 
+import hashlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,7 +11,7 @@ from gymnasium.spaces import Box, Dict
 from jaxtyping import Float32, Float64, UInt8
 
 from vlmrl.errors import ConfigError, DataError, unknown
-from vlmrl.sim.dynamics import Diverged, Paints, Shows, family
+from vlmrl.sim.dynamics import Diverged, Draws, Paints, Shows, family
 from vlmrl.sim.predicates import MEASURES, PREDICATES, bind
 from vlmrl.sim.render import Renderer
 from vlmrl.sim.task import Task
@@ -152,6 +153,21 @@ class SimEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
         mujoco.mj_getState(self.model, self.data, state, _STATE)
         drawn = [] if self._varying is None else self._varying.memory()
         return np.concatenate([[self._steps, self._held], state, self._dynamics.memory(), drawn])
+
+    def start(self) -> str:
+        """Fingerprint of what tells episodes apart at their start: physics, what varies, and what is observed.
+
+        No generator's numbers: two seeds that start alike are the same start.
+        """
+        state = np.empty(mujoco.mj_stateSize(self.model, _STATE))
+        mujoco.mj_getState(self.model, self.data, state, _STATE)
+        dynamics = self._dynamics
+        told = hashlib.sha256(state.tobytes())
+        told.update((dynamics.start() if isinstance(dynamics, Draws) else dynamics.memory()).tobytes())
+        for key, value in sorted(self.observe().items()):
+            told.update(key.encode() + value.tobytes())
+        told.update(b"" if self._varying is None else self._varying.start())
+        return told.hexdigest()[:16]
 
     def set_sim_state(self, state: Float64[np.ndarray, " S"]) -> None:
         """Return to a state that `sim_state` gave, also in another environment of the same task.

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, Literal, TypeVar, cast
 
 from vlmrl.annotate.asking import QUESTIONS, check_view
 from vlmrl.content import find, names, places
@@ -123,6 +123,11 @@ class Task:
     """Root bodies of the robot, for cameras that hide it."""
     hold: int = 1
     """Control steps without a break over which the predicate must hold to count as success."""
+    success_at: Literal["any", "end"] = "any"
+    """Which control step decides over an episode: any, or the last where what was reached can be undone."""
+    solved_at_start: bool = False
+    """The predicate holds at reset, and the task is to keep it up over `hold` steps; true without saying where
+    `hold` is the horizon."""
     resets: Resets = Resets()
     render: Render = Render()
     reference: Mapping[str, float] = field(default_factory=dict[str, float])

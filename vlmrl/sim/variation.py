@@ -119,7 +119,9 @@ def check_splits(variations: Mapping[str, Variation], where: str) -> None:
         variation.check(f"{where}.{split}")
     train, held_out = (variations.get(split, Variation()) for split in SPLITS)
     for key in RANGES:
-        a, b = getattr(train, key), getattr(held_out, key)
+        # What a training does not vary, it sees as the scene is.
+        nominal = 1.0 if key.endswith("_factor") else 0.0
+        a, b = getattr(train, key) or (nominal, nominal), getattr(held_out, key)
         if any(low <= top and bottom <= high for low, high in _pairs(a) for bottom, top in _pairs(b)):
             raise ConfigError(f"{where}: {key} is held out in {list(b)}, which meets {list(a)} of train")
 

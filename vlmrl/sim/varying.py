@@ -102,6 +102,14 @@ class Varying:
         if "friction_factor" in values:
             _rub(model, self._task.robot_bodies, values["friction_factor"])
 
+    def start(self) -> bytes:
+        """What this episode's values change, to physics or to the eye; not the number that they are drawn from."""
+        model = self._dynamics.model
+        names = {name for key, changed in _CHANGED.items() if getattr(self._variation, key) for name in changed}
+        light = [getattr(model.vis.headlight, name).tobytes() for name in _HEADLIGHT]
+        rows = [getattr(model, name).tobytes() for name in sorted(names)]
+        return b"".join([repr([self.values, self.cameras, self.props]).encode(), *light, *rows])
+
     def undress(self) -> None:
         """Put back what was overwritten, before the family starts another episode on the model."""
         model = self._dynamics.model

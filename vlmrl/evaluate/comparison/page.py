@@ -102,13 +102,27 @@ def _gap(entry: Entry, other: Entry) -> tuple[Interval, int]:
     shared = sorted(set(entry.rollouts[0].seeds.tolist()) & set(other.rollouts[0].seeds.tolist()))
     if not shared:
         raise ConfigError(f"{entry.method} ({entry.run}) and {other.method} ({other.run}) share no initial state")
+    _check_starts(entry, other, shared)
     a, b = (
         np.stack([r.success[np.isin(r.seeds, shared)].astype(np.float64) for r in e.rollouts]) for e in (entry, other)
     )
-    if len(a) != len(b) and min(len(a), len(b)) > 1:
-        count = min(len(a), len(b))
-        a, b = a[:count], b[:count]
     return difference(a, b), len(shared)
+
+
+def _check_starts(entry: Entry, other: Entry, shared: Sequence[int]) -> None:
+    """Pairs are of one initial state, where both kept a fingerprint of it.
+
+    Raises:
+        ConfigError: if a seed started otherwise in the other run.
+    """
+    starts = [{e.seed: e.start for r in one.rollouts for e in r.episodes} for one in (entry, other)]
+    differ = [s for s in shared if s in starts[0] and s in starts[1] and starts[0][s] != starts[1][s]]
+    if differ:
+        raise ConfigError(
+            f"{entry.method} ({entry.run}) and {other.method} ({other.run}) started otherwise from {len(differ)} of "
+            f"{len(shared)} seeds (the first: {differ[0]}), so they cannot be paired: the task, MuJoCo or vlmrl's "
+            "fingerprint of a start was another; evaluate both again"
+        )
 
 
 def _who(name: str, entry: Entry, ink: str) -> str:
@@ -158,10 +172,10 @@ def _explained(labelled: Labelled, gaps: Mapping[str, object]) -> str:
     )
     told += "one whose simulation fails counts as a failure. Intervals are 95 %: "
     if any(len(e.rollouts) > 1 for e in entries):
-        told += "over training seeds and initial states by a two-way bootstrap, never narrower than Wilson’s (dots: "
-        told += "single seeds). "
+        told += "over training seeds and initial states by a two-way bootstrap, never narrower than over either alone "
+        told += "(dots: single seeds). "
     else:
-        told += "Wilson’s over initial states. "
+        told += "Wilson’s over initial states: of this policy, not of the method that trained it. "
     if any(e.stopped for e in entries):
         told += "Where the number of episodes was not fixed before, the interval is one that holds at any stop. "
     if gaps:

@@ -8,10 +8,11 @@ from typing import Any
 
 from vlmrl.errors import ConfigError, DataError
 from vlmrl.evaluate import results as tables
+from vlmrl.evaluate import sequential
 from vlmrl.evaluate.job import Evaluated, place
 from vlmrl.evaluate.lanes import Outcome
 from vlmrl.evaluate.normalised import Reference, reference
-from vlmrl.evaluate.rollout import Rollouts, gathered
+from vlmrl.evaluate.rollout import Rollouts, evaluation_seeds, gathered
 from vlmrl.interval import Interval
 from vlmrl.runfolder import read_json, write_json
 from vlmrl.sim import load_task
@@ -56,13 +57,17 @@ def keep(results: Sequence[Evaluated], content: Mapping[str, object], folder: Pa
             "horizon": found.task.horizon,
             "control_hz": found.task.control_hz,
             "remarks": list(lines[found.task.name, name]["remarks"]),
-            "stopped": asdict(found.stopped) if found.stopped and len(found.arms) == 1 else None,
+            "stopped": asdict(_any_time(rollouts[0])) if found.stopped else None,
             "reference": asdict(scale) if (scale := reference(found.task)) else None,
         }
         for found in results
         for name, rollouts in found.rollouts.items()
     ]
     write_json(folder / FILE, dict(content) | {"arms": arms})
+
+
+def _any_time(rollouts: Rollouts) -> Interval:
+    return sequential.rate(int(rollouts.success.sum()), len(rollouts.success))
 
 
 def read(folder: Path) -> list[Entry]:
@@ -84,8 +89,12 @@ def _entry(folder: Path, arm: Mapping[str, Any]) -> Entry:
     several = []
     for k in range(len(arm["sources"])):
         path = place(folder, arm["task"], arm["method"], k)
-        key, *episodes = _lines(path)
-        found = [Outcome.from_json(content) for content in episodes][: arm["episodes"]]
+        key, *lines = _lines(path)
+        # A line that is there twice is one episode, as when the evaluation itself is gone on with.
+        episodes = {line["seed"]: Outcome.from_json(line) for line in lines}
+        found = [episodes[seed] for seed in evaluation_seeds(arm["episodes"]) if seed in episodes]
+        if len(found) < arm["episodes"]:
+            raise DataError(f"{path} holds {len(found)} of {arm['episodes']} episodes; run the evaluation again")
         several.append(gathered(arm["method"], found, weights=str(key.get("weights", ""))))
     film = folder / "films" / arm["task"] / f"{arm['method'].replace('/', '_')}.mp4"
     return Entry(
@@ -121,7 +130,7 @@ def _of_run(folder: Path) -> list[Entry]:
             Entry(
                 folder.name,
                 task.name,
-                "",
+                rollouts[0].task_version,
                 name,
                 name != "behaviour",
                 rollouts,

@@ -122,7 +122,8 @@ def _explained(run: Run) -> str:
     several = max((row.seeds for row in run.rows), default=0) > 1
     if several:
         how = f"a bootstrap that draws training seeds and initial states ({number(DRAWS)} draws), "
-        how += "never narrower than a score interval over the initial states (Wilson’s, Newcombe’s for differences). "
+        how += "never narrower than over the initial states alone (Wilson’s, Newcombe’s for differences) nor than over "
+        how += "the training seeds alone (Student’s; Wilson’s where every seed is all or nothing). "
         how += "Dots: single seeds."
     else:
         how = "Wilson’s formula over episodes for success; for differences a bootstrap over episodes "

@@ -98,6 +98,10 @@ class Gym:
         told = [*self._late.numbers, float(self._done), *self._told.values(), *self._seen]
         return np.concatenate([self._moved.read(self.model), self._attributes.read(self._inner), told])
 
+    def start(self) -> Float64[np.ndarray, " N"]:
+        """What resets moved and what is seen; not the environment's generator and its seed."""
+        return np.concatenate([self._moved.read(self.model), self._seen])
+
     def remember(self, memory: Float64[np.ndarray, " M"]) -> None:
         """Put them back."""
         first, second = self._moved.size, self._moved.size + self._attributes.size

@@ -108,7 +108,7 @@ def build_expert(task: Task) -> Expert:
     """
     raise ConfigError(
         f"task {task.name!r} has no scripted expert: nobody has written a controller for the humanoid's poses. "
-        "A random policy acts (noise 1.0), reference poses are rendered by `vlmrl task poses`, "
+        "Random actions are policy=random, reference poses are rendered by `vlmrl task poses`, "
         "and a policy is to be learned"
     )
 

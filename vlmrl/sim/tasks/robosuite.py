@@ -87,6 +87,10 @@ class Suite:
         held = [a.read(h) for a, h in zip(self._attributes, self._holders(), strict=True)]
         return np.concatenate([self._told, self._moved.read(self.model), *held])
 
+    def start(self) -> Float64[np.ndarray, " N"]:
+        """What resets moved; not the generators that the environment holds."""
+        return np.concatenate([self._told, self._moved.read(self.model)])
+
     def remember(self, memory: Float64[np.ndarray, " M"]) -> None:
         """Put them back."""
         self._told = (float(memory[0]), float(memory[1]))

@@ -14,6 +14,7 @@ import mujoco
 import numpy as np
 from jaxtyping import Float32, Float64
 
+from vlmrl.errors import ConfigError
 from vlmrl.sim.dynamics import Diverged
 from vlmrl.sim.soft import HIDDEN, check_speed, check_warnings, compiled, glide, ranges
 from vlmrl.sim.task import Task
@@ -29,6 +30,8 @@ _STEP = 0.015
 _LOW, _HIGH = np.array([-0.325, -0.325, 0.01]), np.array([0.325, 0.325, 0.12])
 """Workspace of the pickers, m; in the plane that of RL-VLM-F, which keeps everything in the picture."""
 _SUBSTEPS = 10
+_TRIES = 10_000
+"""Of a random curve; in the task's own ranges a few hundred at most are needed."""
 _FASTEST = 200.0
 """rad/s and m/s; random actions reach 20, full ones held for a while 45."""
 _SLIPPED = 0.05
@@ -156,7 +159,7 @@ def _curve(generator: np.random.Generator, limits: Mapping[str, tuple[float, flo
     """Joints of a rope that bends smoothly at random, its ends as far apart as wanted, and nowhere crosses itself."""
     along = (np.arange(_SEGMENTS) + 0.5) / _SEGMENTS
     low, high = limits["end_distance"]
-    while True:
+    for _ in range(_TRIES):
         phase, amplitude = generator.uniform(0, 2 * math.pi, 3), generator.uniform(-1, 1, 3) * (2.2, 1.3, 0.8)
         waves = np.sin(2 * math.pi * np.outer((0.5, 1, 2), along) + phase[:, None])
         heading = generator.uniform(-math.pi, math.pi) + amplitude @ waves
@@ -167,6 +170,11 @@ def _curve(generator: np.random.Generator, limits: Mapping[str, tuple[float, flo
         inside = np.abs(points).max() < _HIGH[0] - _RADIUS
         if inside and low <= np.linalg.norm(points[-1] - points[0]) <= high and _clear(points):
             return points
+    found = ", ".join(f"{name} {list(bounds)}" for name, bounds in limits.items())
+    raise ConfigError(
+        f"no rope of {LENGTH:g} m lies within these resets in {_TRIES} tries: {found}; wanted: ends 0 to {LENGTH:g} "
+        f"m apart, all of it within {_HIGH[0] - _RADIUS:g} m of the middle"
+    )
 
 
 def _clear(points: Float64[np.ndarray, "26 2"]) -> bool:

@@ -12,6 +12,7 @@ import mujoco
 import numpy as np
 from jaxtyping import Bool, Float32, Float64
 
+from vlmrl.errors import ConfigError
 from vlmrl.sim.dynamics import Diverged
 from vlmrl.sim.soft import HIDDEN, check_speed, check_warnings, compiled, ranges
 from vlmrl.sim.task import Task
@@ -28,6 +29,8 @@ _FLOOR = 0.012
 _SPEED = 1.0
 """m/s of the container at full action; it changes at once."""
 _SUBSTEPS = 10
+_TRIES = 20
+"""Of pouring."""
 _LOW, _HIGH = -0.1, 0.8
 """m: where the container's middle can be sent."""
 _SPILLED, _AWAY = 10.0, 2.0
@@ -67,7 +70,7 @@ class Water:
 
     def reset(self, generator: np.random.Generator) -> None:
         """Pour the water and let it settle; again, should a ball have jumped out."""
-        while True:
+        for _ in range(_TRIES):
             mujoco.mj_resetData(self.model, self.data)
             start, goal = (generator.uniform(*self._ranges[k]) for k in ("start", "goal"))
             self.data.mocap_pos[0, 0] = goal
@@ -78,6 +81,10 @@ class Water:
             mujoco.mj_forward(self.model, self.data)
             if self._inside().all():
                 return
+        raise ConfigError(
+            f"the water left its container in {_TRIES} tries, from resets start {list(self._ranges['start'])}, "
+            f"goal {list(self._ranges['goal'])}; wanted numbers (m) nearer to [-0.05, 0.05] and [0.5, 0.7]"
+        )
 
     def step(self, action: Float32[np.ndarray, " A"]) -> float:
         """Move the container."""
