@@ -1,4 +1,4 @@
-"""How fast and how large a labeling job is, against a chat completions server of known latency in a process of its own.
+"""How fast a labeling job is, and how large; against a server of known latency in a process of its own.
 
 `python benchmarks/labeling.py throughput` asks with 16, 64 and 256 questions in flight and compares with the ideal, in
 flight / latency. `python benchmarks/labeling.py memory` measures the memory of 10,000 and 100,000 questions. The server
@@ -123,36 +123,44 @@ class Server:
 
 
 def throughput(latency_s, rounds, sizes, flights):
+    """Print the table."""
     print(f"latency {latency_s:g} s, one call a question, PNG pictures of noise, SQLite ledger; {machine()}")
-    print(
-        f"{'picture':>9} {'in flight':>9} {'questions':>9} {'ideal s':>8} {'taken s':>8} {'of ideal':>8} {'CPU s':>6}"
-    )
+    print("steady: answers a second between the second and the last but one round, of in flight / latency")
+    print("  picture in flight questions  ideal s  taken s of ideal   steady  CPU s")
     with Server(latency_s) as server:
         for size in sizes:
             for flight in flights:
                 count = rounds * flight
-                taken, cpu = one_run(server.url, size, flight, count)
+                taken, steady, cpu = one_run(server.url, size, flight, count)
                 ideal = rounds * latency_s
                 print(
                     f"{size:>5} px  {flight:>9} {count:>9} {ideal:>8.1f} {taken:>8.2f} "
-                    f"{100 * ideal / taken:>6.1f} % {cpu:>6.1f}",
+                    f"{100 * ideal / taken:>6.1f} % {100 * steady * latency_s / flight:>6.1f} % {cpu:>6.1f}",
                     flush=True,
                 )
 
 
 def one_run(url, size, flight, count):
+    """Return seconds taken, answers a second in between, and seconds of processor."""
     from vlmrl.annotate import Ledger, Limits, Pictures, openai, run_job, sample_pairs
 
-    store = Noise(2000, size)
+    store, seen = Noise(2000, size), []
     queries = sample_pairs(store, "c", count=count, instruction="x", generator=np.random.default_rng(flight))
     labeler = openai.build(openai.Config(model="none", base_url=url, protocol="one_stage"))
     with tempfile.TemporaryDirectory() as folder, Ledger(Path(folder) / "l.db") as ledger:
         cpu, start = time.process_time(), time.perf_counter()
-        report = run_job(queries, labeler, ledger=ledger, limits=Limits(concurrency=flight), pictures=Pictures(store))
-        taken = time.perf_counter() - start
-        assert report.asked == count
-        assert sum(report.verdicts.values()) == count
-        return taken, time.process_time() - cpu
+        report = run_job(
+            queries,
+            labeler,
+            ledger=ledger,
+            limits=Limits(concurrency=flight),
+            pictures=Pictures(store),
+            progress=lambda tally: seen.append((time.perf_counter() - start, tally.asked)),
+        )
+        taken, cpu = time.perf_counter() - start, time.process_time() - cpu
+    assert report.asked == sum(report.verdicts.values()) == count
+    (begin, first), (end, last) = (next(x for x in seen if x[1] >= n) for n in (2 * flight, count - 2 * flight))
+    return taken, (last - first) / (end - begin), cpu
 
 
 def memory(counts, size):

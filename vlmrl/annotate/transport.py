@@ -5,6 +5,7 @@ empty account take it out of the rotation, and end the job with what to do where
 """
 
 import asyncio
+import itertools
 import random
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 _LONGEST_WAIT_S = 600.0
 """A server that asks for more patience than this is as good as gone."""
 _BUSY = (408, 409, 425)
+_CONNECTIONS = 64
+"""Of one pool."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,8 @@ class Transport:
     ) -> None:
         """Connect to nobody before the first message."""
         self._settings, self._sleep, self._clock = settings, sleep, clock
-        self._clients: dict[str, AsyncOpenAI] = {}
+        self._clients: dict[tuple[str, int], AsyncOpenAI] = {}
+        self._turn = itertools.count()
         self._jitter = random.Random()  # must differ between processes, or they all come back at once
         self._servers = self._fresh()
 
@@ -102,7 +106,7 @@ class Transport:
         servers = self._servers
         try:
             # Not chat.completions.create: it walks through a message again, a quarter of what a question costs us.
-            completion = await self._connected(server.url).post("/chat/completions", cast_to=ChatCompletion, body=body)
+            completion = await self._connected(server).post("/chat/completions", cast_to=ChatCompletion, body=body)
         except asyncio.CancelledError:
             servers.cancelled(server)
             raise
@@ -127,14 +131,18 @@ class Transport:
             )
         return trouble
 
-    def _connected(self, url: str) -> "AsyncOpenAI":
+    def _connected(self, server: Server) -> "AsyncOpenAI":
         from openai import AsyncOpenAI
 
         known = self._settings
-        if url not in self._clients:
+        # A pool looks through all of its connections for every request: several small ones cost less than a large one.
+        place = server.url, next(self._turn) % -(-server.in_flight // _CONNECTIONS)
+        if place not in self._clients:
             # Retries are ours: the package's own would hide how often and why.
-            self._clients[url] = AsyncOpenAI(api_key=known.key, base_url=url, timeout=known.timeout_s, max_retries=0)
-        return self._clients[url]
+            self._clients[place] = AsyncOpenAI(
+                api_key=known.key, base_url=server.url, timeout=known.timeout_s, max_retries=0
+            )
+        return self._clients[place]
 
     def _judge(self, error: "APIStatusError", server: Server) -> Trouble:
         """Tell the rotation what a server's refusal means for it, and return what it means for the message.
