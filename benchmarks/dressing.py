@@ -5,8 +5,8 @@
 Every policy meets the same starts. Success counts where it holds at the end of the episode, with Wilson's interval;
 force is that on the person (N, not calibrated to real cloth): the mean of the control steps' largest, then quantiles of
 the episodes' largest. Speed is in seconds of this process's own computing time, as other work on the machine counts
-less there: control steps a second with all that a step computes (median and range of the episodes), the judge's pictures, and
-point clouds.
+less there: control steps a second with all that a step computes (median and range of the episodes), the judge's
+pictures, and point clouds.
 """
 
 import argparse

@@ -111,7 +111,7 @@ def test_a_choice_that_does_not_exist_is_named_with_the_choices() -> None:
         (("train", "store=nowhere"), "nowhere"),
         (("label", "labeler=openai"), "label needs a store"),
         (("label",), "label needs a store"),
-        (("label", "labeler=oracle"), "unknown labeler 'oracle'; have: judge, openai, recorded"),
+        (("label", "labeler=oracle"), "unknown labeler 'oracle'; have: bpref_equal"),
         (("evaluate", "policy=nowhere"), "nowhere"),
         (("data", "import", "format=lerobt", "source=x", "out=y"), "unknown format 'lerobt'; have: d4rl, lerobot"),
         (("data", "show", "nowhere"), "nowhere"),

@@ -26,6 +26,9 @@ from vlmrl.policy import LearnedPolicy, LearnedValue, RerankedPolicy, UniformPol
 from vlmrl.sim import Task, load_task, make
 from vlmrl.types import Transitions
 
+STEERING = {"critic": "", "samples": 10, "temperature": 0.0, "budget_s": 0.0}
+"""Settings that steer nothing."""
+
 
 @pytest.fixture(scope="module")
 def cartpole() -> Task:
@@ -490,14 +493,14 @@ def test_the_command_leaves_table_episodes_and_page(tmp_path: Path, capsys: pyte
 )
 def test_nonsense_is_refused_before_anything_runs(changes: Mapping[str, object], message: str, tmp_path: Path) -> None:
     content = {"policy": "expert", "versus": None, "task": "cartpole", "episodes": 6, "margin": 0.0, "noise": 0.0}
-    content |= {"envs": 3, "workers": 1, "check": "", "film": 0, "film_every": 3, "reward": "", **changes}
+    content |= {"envs": 3, "workers": 1, "check": "", "film": 0, "film_every": 3, "reward": "", **STEERING, **changes}
     with pytest.raises(ConfigError, match=message):
         command.main(content, tmp_path)
 
 
 def test_a_refused_command_leaves_the_folder_as_it_was(tmp_path: Path, short: Task) -> None:
     content = {"policy": "random", "versus": None, "task": "cartpole", "episodes": 2, "margin": 0.0, "noise": 0.0}
-    content |= {"envs": 2, "workers": 1, "check": "", "film": 0, "film_every": 3, "reward": ""}
+    content |= {"envs": 2, "workers": 1, "check": "", "film": 0, "film_every": 3, "reward": "", **STEERING}
     path = place(tmp_path, "cartpole", "random", 0)
     Journal(path, {"policy": "random", "noise": 0.0, "task": "cartpole", "task_version": "of another day"})
     (tmp_path / "config.json").write_text("{}")

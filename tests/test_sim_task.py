@@ -54,7 +54,7 @@ def test_a_folder_of_one_s_own_hides_the_packaged_task(own: Path) -> None:
         (
             "horizon: 10",
             "horizon: 10\nhorizont: 3",
-            r"unknown key 'horizont'; have: baseline, camera, cameras, .*horizon",
+            r"unknown key 'horizont'; have: ask, baseline, camera, cameras, .*horizon",
         ),
         ("horizon: 10", "horizon: ten", r"horizon: int wanted, found 'ten'"),
         ("horizon: 10", "horizon: true", r"horizon: int wanted, found True"),

@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import MISSING, fields
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, TypeVar, Union, cast, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 import yaml
 
@@ -62,6 +62,10 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         if value is None and NoneType in arguments:
             return None
         return _convert(next(a for a in arguments if a is not NoneType), value, where)
+    if origin is Literal:
+        if value not in arguments:
+            raise unknown(where, str(value), map(str, arguments))
+        return value
     if isinstance(hint, type) and hasattr(hint, "__dataclass_fields__") and isinstance(value, Mapping):
         return build(hint, cast("Mapping[str, Any]", value), where)
     if origin is tuple and isinstance(value, list):

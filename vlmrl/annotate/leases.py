@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, and_, delete, func, select
+from sqlalchemy import Connection, and_, delete, func, or_, select
 
 from vlmrl.annotate import schema
 from vlmrl.annotate.database import chunks, insert
@@ -44,7 +44,7 @@ def take(connection: Connection, keys: Sequence[str], *, owner: str, now: float,
     fresh = statement.on_conflict_do_update(
         index_elements=[leased.question],
         set_={"owner": statement.excluded.owner, "expires": statement.excluded.expires},
-        where=and_(leased.expires < now, leased.owner.not_in(alive)),
+        where=or_(leased.owner == owner, and_(leased.expires < now, leased.owner.not_in(alive))),
     )
     return list(connection.execute(fresh.returning(leased.question)).scalars())
 

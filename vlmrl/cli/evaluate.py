@@ -107,7 +107,9 @@ def chosen(config: EvaluateConfig) -> Mapping[str, Arm]:
     somebody = "expert" in {*first, *second}
     shares = [config.noise if "expert" in one or not somebody else 0.0 for one in (first, second)]
     other = arm(second, noise=shares[1], where="versus") if second else None
-    steering = [Steering(critic, config.samples, config.temperature, config.budget_s) for critic in listed(config.critic)]
+    steering = [
+        Steering(critic, config.samples, config.temperature, config.budget_s) for critic in listed(config.critic)
+    ]
     return pair(arm(first, noise=shares[0], where="policy", steering=steering), other)
 
 

@@ -235,7 +235,7 @@ def annotate(
     ledger: str,
     limits: Limits,
     check_order: int,
-    asking: Asking,
+    asking: Asking | None = None,
     choice: Choice | None = None,
     reward: preference.Config | None = None,
     metrics: Path | None = None,
@@ -247,6 +247,7 @@ def annotate(
     Raises:
         LabelerError: if the labeler cannot go on; what was answered is kept.
     """
+    asking = asking or Asking()
     choice, sentences = choice or Choice(), list(by_sentence(store, sentence))
     check(choice, asking, sentences)
     prompt = pick_prompt(store, "preference", asking)

@@ -45,9 +45,9 @@ def show(
 
 def _question(sentence: str) -> str:
     """What the labelers' default prompt asks of two pictures of this task."""
-    from vlmrl.annotate.openai import Config
+    from vlmrl.annotate.script import COMPARE
 
-    text = find("conf", f"prompt/{Config.prompt}/one_stage.txt").read_text(encoding="utf-8")
+    text = find("conf", f"prompt/{COMPARE}/one_stage.txt").read_text(encoding="utf-8")
     asked = next(line for line in text.splitlines() if "$goal" in line)
     return Template(asked).safe_substitute(goal=sentence).lstrip("0123456789. ")
 
