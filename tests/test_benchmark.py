@@ -37,7 +37,9 @@ def place(tmp_path_factory):
 
 def settings(place, folder, **changes):
     plain = configuration.compose("benchmark", [])
-    return plain | {"store": str(place / "store"), "ledger": str(folder / "l.db"), "pairs": PAIRS} | changes
+    return (
+        plain | {"store": str(place / "store"), "ledger": str(folder / "l.db"), "pairs": PAIRS, "stress": 8} | changes
+    )
 
 
 def run(place, folder, **changes):
