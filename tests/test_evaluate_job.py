@@ -460,7 +460,16 @@ def test_a_film_that_differs_from_the_evaluation_is_refused(short: Task) -> None
 def test_the_command_leaves_table_episodes_and_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pq = pytest.importorskip("pyarrow.parquet")
     content = {"policy": "expert", "versus": "random", "task": "cartpole", "episodes": 6, "margin": 0.0, "noise": 0.0}
-    content |= {"envs": 3, "workers": 1, "check": "", "film": 0, "film_every": 3, "reward": "", "out": str(tmp_path)}
+    content |= {
+        "envs": 3,
+        "workers": 1,
+        "check": "",
+        "film": 0,
+        "film_every": 3,
+        "reward": "",
+        "out": str(tmp_path),
+        **STEERING,
+    }
     command.main(content, tmp_path)
     told = capsys.readouterr().out
     assert "expert" in told

@@ -332,7 +332,7 @@ def either(n: int = 1000) -> Transitions:
     ("name", "config"),
     [
         ("diffusion", diffusion.Config(updates=400, **TINY)),
-        ("flow", flow.Config(updates=2_000, steps=10, **TINY)),
+        ("flow", flow.Config(updates=600, steps=10, **(TINY | {"hidden": (64,), "time_width": 32}))),
     ],
 )
 def test_both_of_two_ways_are_learned_and_nothing_between(name: str, config: Any) -> None:
