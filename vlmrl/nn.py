@@ -147,7 +147,7 @@ class Actor(nn.Module):
     Takes raw observations and returns raw actions: both normalisers are inside, and so in every checkpoint.
     """
 
-    KIND = "actor policy"
+    KIND: ClassVar[str] = "actor policy"
     LOG_STD = (-5.0, 2.0)
     acts_without_chance = True
     history = 1
@@ -210,7 +210,7 @@ class Actor(nn.Module):
 class Critic(nn.Module):
     """Ensemble of action values of which the least counts; raw observations and actions in."""
 
-    KIND = "action value"
+    KIND: ClassVar[str] = "action value"
 
     def __init__(self, observation: Normaliser, action: Normaliser, q: StackedMLP) -> None:
         super().__init__()

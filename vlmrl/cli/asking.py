@@ -122,5 +122,5 @@ def projected(store: Store, camera: str) -> Float64[np.ndarray, "N 2"]:
 def placement(settings: Mapping[str, Any]) -> Camera:
     """The camera that a store recorded."""
     known: dict[str, Any] = {f.name: settings[f.name] for f in fields(Camera) if f.name in settings}
-    vectors = {key: tuple(known[key]) for key in ("position", "xyaxes", "crop")}
+    vectors: dict[str, Any] = {key: tuple(known[key]) for key in ("position", "xyaxes", "crop")}
     return Camera(**known | vectors)

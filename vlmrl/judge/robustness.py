@@ -78,7 +78,7 @@ def _ask(store: Store, condition: Condition, encoder: DualEncoder, checkpoint: s
         condition.label,
         int((gap != 0).sum()),
         np.array([(replies[k].answer is Verdict.A_BETTER) == (gap[k] > 0) for k in kept], np.bool_),
-        np.array([[_episode(store, item) for item in queries[k].items] for k in kept], np.int64).reshape(-1, 2),
+        np.array([[_episode(store, item) for item in queries[int(k)].items] for k in kept], np.int64).reshape(-1, 2),
     )
 
 

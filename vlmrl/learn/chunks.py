@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -94,7 +94,7 @@ def chunk_batches(config: ChunkConfig, transitions: Transitions, *, generator: t
 class ChunkPolicy(nn.Module):
     """Draws action chunks by denoising; observations and actions are brought to -1 and 1 by minimum and maximum."""
 
-    KIND = "chunk policy"
+    KIND: ClassVar[str] = "chunk policy"
     acts_without_chance = False
     proposes = True
 

@@ -8,7 +8,7 @@ saved does this by itself; `vlmrl evaluate policy=DIFFUSION critic=IQL/critic` d
 import dataclasses
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
@@ -50,7 +50,7 @@ class State:
 class BestOf(nn.Module):
     """Draws several chunks and keeps the one whose first action the critic values most."""
 
-    KIND = "best-of policy"
+    KIND: ClassVar[str] = "best-of policy"
     acts_without_chance = False
     proposes = True
 
