@@ -19,7 +19,7 @@ from vlmrl.learn.sampling import FLOW_TIME, denoise, rounds, schedule
 from vlmrl.policy import LearnedPolicy, LearnedValue, RerankedPolicy
 from vlmrl.types import Transitions
 
-TINY = {
+TINY: dict[str, Any] = {
     "hidden": (16,),
     "time_width": 16,
     "history": 1,
@@ -29,6 +29,7 @@ TINY = {
     "lr": 3e-3,
     "warm_up": 20,
 }
+WIDE: dict[str, Any] = {**TINY, "hidden": (64,), "time_width": 32}
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -209,8 +210,8 @@ def test_the_denoising_loss_of_a_network_that_finds_nothing_is_the_noise_s_power
     config = diffusion.Config(**TINY)
     state = diffusion.init(config, bandit(16), generator=seeded())
     batch = next(diffusion.batches(config, bandit(16), generator=seeded(1)))
-    torch.nn.init.zeros_(state.network.net.last[1].weight)
-    torch.nn.init.zeros_(state.network.net.last[1].bias)
+    torch.nn.init.zeros_(state.network.net.last[1].weight)  # pyright: ignore[reportArgumentType]
+    torch.nn.init.zeros_(state.network.net.last[1].bias)  # pyright: ignore[reportArgumentType]
     twin = state.generator.clone_state()
     found = diffusion.loss(config, state, batch)["denoising_loss"].item()
     torch.randint(100, (64,), generator=twin)
@@ -332,7 +333,7 @@ def either(n: int = 1000) -> Transitions:
     ("name", "config"),
     [
         ("diffusion", diffusion.Config(updates=400, **TINY)),
-        ("flow", flow.Config(updates=600, steps=10, **(TINY | {"hidden": (64,), "time_width": 32}))),
+        ("flow", flow.Config(updates=600, steps=10, **WIDE)),
     ],
 )
 def test_both_of_two_ways_are_learned_and_nothing_between(name: str, config: Any) -> None:
