@@ -178,6 +178,7 @@ def test_a_server_that_hangs_is_left_out_and_the_other_answers_everything(tmp_pa
     assert len(bad.log) < 12
 
 
+@pytest.mark.slow  # its server dies by the wall clock: not for a busy machine
 def test_a_server_that_dies_and_comes_back_is_used_again_and_nothing_is_lost(tmp_path):
     dead = threading.Event()
 
