@@ -20,7 +20,7 @@ from vlmrl.evaluate.rollout import evaluation_seeds
 from vlmrl.evaluate.video import write_video
 from vlmrl.reward.preference import PreferenceReward
 from vlmrl.runfolder import masked, provenance, write_json
-from vlmrl.sim import Task, load_task
+from vlmrl.sim import Task, load_task, matching
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class EvaluateConfig:
     """Folder or hub id of a saved policy; [A,B,C]: one method trained from several seeds; expert: the task's scripted
     expert; random: uniform random actions."""
     task: Any = "drawer_open"
-    """Task, or [A,B] for several."""
+    """Task, or [A,B] for several; metaworld/* for all of a group."""
     versus: Any = None
     """Another policy or method from the same initial states; differences are paired."""
     critic: Any = None
@@ -73,7 +73,7 @@ def main(content: Mapping[str, Any], folder: Path) -> None:
         )
     config = configuration.build(EvaluateConfig, content, where="evaluate")
     check(config)
-    tasks = [load_task(name) for name in listed(config.task)]
+    tasks = [load_task(name) for name in matching(listed(config.task))]
     arms = chosen(config)
     if config.margin and any(len(one.candidates) > 1 for one in arms.values()):
         raise ConfigError("margin is for single policies: with several training seeds it is they that decide the width")

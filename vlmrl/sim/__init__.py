@@ -3,12 +3,12 @@
 from typing import TYPE_CHECKING
 
 from vlmrl.sim.register import expert, make
-from vlmrl.sim.task import Task, load_task, task_names, varied
+from vlmrl.sim.task import Task, load_task, matching, task_names, varied
 
 if TYPE_CHECKING:
     from vlmrl.sim.env import SimEnv as SimEnv
 
-__all__ = ["Task", "expert", "load_task", "make", "task_names", "varied"]
+__all__ = ["Task", "expert", "load_task", "make", "matching", "task_names", "varied"]
 
 
 def __getattr__(name: str) -> object:

@@ -1,6 +1,7 @@
 """A task: the sentence, the scene, the cameras and the success predicate, read from `tasks/<name>/task.yaml`."""
 
-from collections.abc import Mapping
+import fnmatch
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast
@@ -164,6 +165,21 @@ def task_names() -> list[str]:
             found.add(folder)
         found |= {f"{folder}/{member}" for member in members - {"task", "defaults"}}
     return sorted(found)
+
+
+def matching(patterns: Sequence[str]) -> list[str]:
+    """The tasks that names stand for; `*` stands for anything: `metaworld/*`.
+
+    Raises:
+        ConfigError: if no task fits a pattern.
+    """
+    found: dict[str, None] = {}
+    for pattern in patterns:
+        fitting = fnmatch.filter(task_names(), pattern) if "*" in pattern else [pattern]
+        if not fitting:
+            raise unknown("task", pattern, task_names())
+        found |= dict.fromkeys(fitting)
+    return list(found)
 
 
 def load_task(name: str) -> Task:
