@@ -12,10 +12,10 @@ import torch
 from vlmrl.cli import evaluate as command
 from vlmrl.errors import ConfigError, DataError
 from vlmrl.evaluate import collect, grid, parquet, sequential, summary
-from vlmrl.evaluate.candidates import Arm, Candidate, Steering, arm, pair
+from vlmrl.evaluate.candidates import Arm, Candidate, Mixture, Steering, arm, pair
 from vlmrl.evaluate.comparison import page, read
 from vlmrl.evaluate.job import Evaluated, Plan, evaluate, place
-from vlmrl.evaluate.journal import Journal
+from vlmrl.evaluate.journal import Journal, physics_key, task_key
 from vlmrl.evaluate.lanes import Lane, lanes
 from vlmrl.evaluate.normalised import reference
 from vlmrl.evaluate.observing import blind, demand, looks
@@ -294,19 +294,25 @@ def test_rates_of_an_evaluation_that_stopped_are_valid_at_any_stop(short: Task, 
         assert line.success == sequential.rate(int(rollouts.success.sum()), len(rollouts.seeds))
 
 
-def test_results_of_another_version_of_the_task_are_made_again(short: Task, tmp_path: Path) -> None:
-    from vlmrl.cli.run import roll
-    from vlmrl.cli.settings import EvaluateConfig, RunConfig
-
-    config, path = RunConfig(evaluate=EvaluateConfig(episodes=3)), tmp_path / "r.json"
-    first = roll(config, short, UniformPolicy(1), path, video=None)
-    assert roll(config, short, UniformPolicy(1), path, video=None).episodes == first.episodes
-    changed = roll(config, replace(short, horizon=9), UniformPolicy(1), path, video=None)
-    assert {e.length for e in changed.episodes} == {9}
+def test_copies_of_one_episode_count_once_beside_a_policy_with_chance(short: Task, tmp_path: Path) -> None:
     fixed = replace(short, resets=replace(short.resets, spread=0.0, fixed=True))
-    assert len(roll(config, fixed, UniformPolicy(1), path, video=None).seeds) == 3
-    still = collect.GradedPolicy(fixed, (0.0,))
-    assert len(roll(config, fixed, still, tmp_path / "s.json", video=None).seeds) == 1
+    arms = pair(arm(["expert"], noise=0.0, where="policy"), arm(["random"], noise=0.0, where="versus"))
+    found = evaluate(fixed, arms, Plan(6), tmp_path)
+    assert {name: len(rollouts[0].seeds) for name, rollouts in found.rollouts.items()} == {"expert": 1, "random": 6}
+    assert len(Journal(place(tmp_path, fixed.name, "expert", 0), _key(found, "expert")).episodes) == 2
+
+
+def _key(found: Evaluated, name: str) -> Mapping[str, object]:
+    return found.arms[name].candidates[0].key() | task_key(found.task) | physics_key(found.task)
+
+
+def test_an_episode_of_the_behaviour_policy_depends_on_its_seed_alone(short: Task, tmp_path: Path) -> None:
+    mixture = Mixture("behaviour", policies=("expert",), shares=(0.0, 1.0))
+    whole = evaluate(short, {"b": Arm("b", (mixture,))}, Plan(8), tmp_path / "whole").rollouts["b"][0]
+    apart = [rollout(short, mixture.make(short), [seed]).episodes[0] for seed in whole.seeds.tolist()[::-1]]
+    assert list(whole.episodes) == apart[::-1]
+    assert len({e.length for e in whole.episodes}) == 1
+    assert 0 < whole.success.mean() < 1
 
 
 def test_a_store_of_another_version_of_the_task_is_not_gone_on_with(short: Task, tmp_path: Path) -> None:

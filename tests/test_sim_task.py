@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from vlmrl.errors import ConfigError
-from vlmrl.sim import load_task
+from vlmrl.sim import load_task, matching
 from vlmrl.sim.task import Task
 
 GOOD = """
@@ -99,6 +99,12 @@ def test_the_documentation_s_example_works_as_printed(
     exec(python.group(1), {})
     assert capsys.readouterr().out.count("'success': True") == 3
     assert len(list(Path.cwd().glob("*.png"))) == 6
+
+
+def test_a_pattern_stands_for_the_tasks_that_fit_it() -> None:
+    assert matching(["so101/*", "soccer", "so101/reach"]) == ["so101/pick", "so101/push", "so101/reach", "soccer"]
+    with pytest.raises(ConfigError, match="unknown task 'nothing/\\*'"):
+        matching(["nothing/*"])
 
 
 def test_an_unknown_task_lists_those_there_are(own: Path) -> None:

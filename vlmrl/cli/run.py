@@ -5,27 +5,23 @@ Every stage leaves its result in the run folder and is skipped when it is there,
 """
 
 import dataclasses
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from vlmrl import config as configuration
-from vlmrl.artefact import fingerprint
 from vlmrl.cli import label as labeling
 from vlmrl.cli.collect import progress_bar
 from vlmrl.cli.distill import distill_all
 from vlmrl.cli.settings import RunConfig, continues, fitting, pick_task
 from vlmrl.cli.train import Training, train_all
 from vlmrl.errors import ConfigError
-from vlmrl.evaluate import collect, report, results
-from vlmrl.evaluate.behaviour import GradedPolicy
-from vlmrl.evaluate.job import same
+from vlmrl.evaluate import collect, job, report, results
+from vlmrl.evaluate.candidates import Arm, Candidate, Mixture
 from vlmrl.evaluate.journal import task_key
-from vlmrl.evaluate.rollout import Rollouts, evaluation_seeds, gathered, rollout
+from vlmrl.evaluate.rollout import Rollouts, rollout
 from vlmrl.evaluate.video import write_video
-from vlmrl.policy import LearnedPolicy
 from vlmrl.reward import rewarder
 from vlmrl.reward.preference import PreferenceReward
 from vlmrl.reward.relabel import relabel
@@ -33,7 +29,6 @@ from vlmrl.reward.shaping import check, derived
 from vlmrl.runfolder import masked, provenance, write_json
 from vlmrl.sim import Task
 from vlmrl.store import Store
-from vlmrl.types import Policy
 
 
 def main(content: Mapping[str, Any], folder: Path) -> None:
@@ -153,56 +148,30 @@ def plan(
 
 def evaluate(config: RunConfig, task: Task, trainings: Sequence[Training], folder: Path) -> dict[str, list[Rollouts]]:
     """Roll out every policy from the same initial states; films of the first seed's policies go to `videos/`."""
-    done: dict[str, list[Rollouts]] = {}
+    arms: dict[str, Arm] = {}
     if "behaviour" in config.arms:
-        policy = GradedPolicy(task, config.collect.noise, config.collect.policies)
-        video = folder / "videos" / "behaviour.mp4"
-        done["behaviour"] = [roll(config, task, policy, folder / "results" / "behaviour.json", video=video)]
-    for training in tqdm(trainings, desc="evaluate", unit="policy", dynamic_ncols=True):
-        policy = LearnedPolicy.from_pretrained(training.folder)
-        path = folder / "results" / training.name / f"seed{training.seed}.json"
-        first = training.seed == config.seeds[0]
-        video = folder / "videos" / f"{training.name}.mp4" if first else None
-        weights = fingerprint(training.folder)
-        done.setdefault(training.name, []).append(roll(config, task, policy, path, video=video, weights=weights))
+        mixture = Mixture("behaviour", policies=config.collect.policies, shares=config.collect.noise)
+        arms["behaviour"] = Arm("behaviour", (mixture,))
+    # Each training seed by its own name: the list of seeds may grow when a run is gone on with.
+    arms |= {f"{t.name}/seed{t.seed}": Arm(t.name, (Candidate(t.folder),)) for t in trainings}
+    plan = job.Plan(config.evaluate.episodes, workers=config.workers or len(os.sched_getaffinity(0)))
+    version, done = task_key(task)["task_version"], dict[str, list[Rollouts]]()
+    for place, (found,) in job.evaluate(task, arms, plan, folder, quiet=False).rollouts.items():
+        name = arms[place].name
+        rollouts = dataclasses.replace(found, policy=name, task_version=version)
+        results.save(rollouts, folder / "results" / f"{place}.json")
+        if name not in done:
+            film(config, task, arms[place].candidates[0], rollouts, folder / "videos" / f"{name}.mp4")
+        done.setdefault(name, []).append(rollouts)
     return done
 
 
-def roll(
-    config: RunConfig, task: Task, policy: Policy, path: Path, *, video: Path | None, weights: str = ""
-) -> Rollouts:
-    """Evaluate one policy, or read what it did with these weights from these initial states."""
-    seeds, version = evaluation_seeds(config.evaluate.episodes), task_key(task)["task_version"]
-    known = results.load(path) if path.is_file() else None
-    if known is not None and known.weights == weights and _covers(known, task, seeds, version):
-        return known
-    film_every = config.evaluate.film_every if video else 0
-    # Copies of one episode are one observation: a fixed start and a policy without chance.
-    first = seeds[:2] if task.resets.fixed else seeds
-    found = rollout(task, policy, first, film_every=film_every)
-    if task.resets.fixed and same(found.episodes):
-        found = dataclasses.replace(gathered(found.policy, found.episodes[:1]), video=found.video)
-    elif len(seeds) > len(first):
-        more = rollout(task, policy, seeds[len(first) :])
-        found = dataclasses.replace(gathered(found.policy, [*found.episodes, *more.episodes]), video=found.video)
-    if found.video and video is not None:
-        write_video(found.video, video, fps=task.control_hz / config.evaluate.film_every)
-    found = dataclasses.replace(found, weights=weights, task_version=version)
-    results.save(found, path)
-    return found
-
-
-def _covers(known: Rollouts, task: Task, seeds: Sequence[int], version: str) -> bool:
-    """Whether these are the episodes wanted, of this task."""
-    if known.task_version and known.task_version != version:
-        return False
-    # Older files hold one episode of a fixed start, whether or not chance was the policy's own.
-    alike = task.resets.fixed and known.task_version and known.seeds.tolist() == seeds[:1]
-    if not alike and known.seeds.tolist() != seeds:
-        return False
-    if not known.task_version:
-        print(f"{known.policy}: results of an older vlmrl are kept; whether {task.name} was changed since is not known")
-    return True
+def film(config: RunConfig, task: Task, candidate: Candidate, rollouts: Rollouts, path: Path) -> None:
+    """Film the first initial state, unless a film is there."""
+    if path.is_file():
+        return
+    seen = rollout(task, candidate.make(task), rollouts.seeds[:1].tolist(), film_every=config.evaluate.film_every)
+    write_video(seen.video, path, fps=task.control_hz / config.evaluate.film_every)
 
 
 def summary(config: RunConfig, labels: labeling.Labels | None, task: Task) -> str:

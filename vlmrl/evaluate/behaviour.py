@@ -47,7 +47,8 @@ def grades(policies: Sequence[str], noise: Sequence[float]) -> list[Grade]:
 class GradedPolicy:
     """The behaviour policy of collected data: episode k is made by grade k, starting over after the last.
 
-    `width` is the number of actions; without it, random actions ask the task's simulation for it.
+    `width` is the number of actions; without it, random actions ask the task's simulation for it. `drawn`: an episode's
+    own generator picks its grade instead, so that what comes of a seed does not depend on the episodes before it.
 
     Raises:
         ConfigError: if a policy is neither known by name nor the folder of a saved one, or the task has no expert.
@@ -56,9 +57,15 @@ class GradedPolicy:
     name = "behaviour policy"
 
     def __init__(
-        self, task: Task, noise: Sequence[float], policies: Sequence[str] = (EXPERT,), *, width: int | None = None
+        self,
+        task: Task,
+        noise: Sequence[float],
+        policies: Sequence[str] = (EXPERT,),
+        *,
+        width: int | None = None,
+        drawn: bool = False,
     ) -> None:
-        self.task, self.grades = task, grades(policies, noise)
+        self.task, self.grades, self.drawn = task, grades(policies, noise), drawn
         self._makers = {policy: _maker(task, policy, width) for policy in policies}
         self._robots: dict[int, tuple[Expert, float, np.random.Generator]] = {}
         self.episode = 0
@@ -67,7 +74,8 @@ class GradedPolicy:
     def reset(self, mask: Bool[np.ndarray, " B"], instructions: Sequence[str], generator: np.random.Generator) -> None:
         """Give each robot that starts a grade, somebody to act, and its chance."""
         for k in np.flatnonzero(mask).tolist():
-            grade = self.grades[self.episode % len(self.grades)]
+            turn = int(generator.integers(len(self.grades))) if self.drawn else self.episode % len(self.grades)
+            grade = self.grades[turn]
             actor = self._makers[grade.policy]()
             actor.reset(int(generator.integers(2**31)))
             self._robots[k] = (actor, grade.noise, generator)

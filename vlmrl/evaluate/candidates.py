@@ -7,7 +7,7 @@ from typing import Any
 
 from vlmrl.artefact import fingerprint
 from vlmrl.errors import ConfigError
-from vlmrl.evaluate.behaviour import GradedPolicy
+from vlmrl.evaluate.behaviour import GradedPolicy, grades
 from vlmrl.policy import LearnedPolicy, LearnedValue, RerankedPolicy, UniformPolicy
 from vlmrl.sim import Task, make
 from vlmrl.types import Policy
@@ -89,6 +89,28 @@ class Candidate:
             return {"policy": self.source, "noise": self.noise}
         steered = {"steering": self.steering.key()} if self.steering else {}
         return {"policy": "saved", "weights": _weights(self.source), **steered}
+
+
+@dataclass(frozen=True)
+class Mixture(Candidate):
+    """Those who made a store: an episode's own chance says who acts, and with how much noise."""
+
+    policies: tuple[str, ...] = ("expert",)
+    shares: tuple[float, ...] = (0.0,)
+    """Of random actions."""
+
+    @property
+    def trained(self) -> bool:
+        """Not here, whatever the policies are."""
+        return False
+
+    def make(self, task: Task) -> Policy:
+        """The behaviour policy, remembering nothing."""
+        return GradedPolicy(task, self.shares, self.policies, drawn=True)
+
+    def key(self) -> dict[str, Any]:
+        """What decides what it does."""
+        return {"policy": self.source, "grades": [grade.facts for grade in grades(self.policies, self.shares)]}
 
 
 def _weights(source: str) -> str:

@@ -69,6 +69,8 @@ def check_folder(task: Task, arms: Mapping[str, Arm], folder: Path) -> None:
 def evaluate(task: Task, arms: Mapping[str, Arm], plan: Plan, folder: Path, *, quiet: bool = True) -> Evaluated:
     """Run every policy from the same initial states, in blocks, and go on where a former run was cut.
 
+    Of a fixed start and a policy without chance, one episode is kept: the others would be copies of it.
+
     Raises:
         ConfigError: if the folder holds episodes of something else.
         DataError: if a guard finds the evaluation worthless.
@@ -78,21 +80,28 @@ def evaluate(task: Task, arms: Mapping[str, Arm], plan: Plan, folder: Path, *, q
     journals = [Journal(place(folder, task.name, n, i), c.key() | of_task) for n, i, c in seats]
     seeds, count, stopped = evaluation_seeds(plan.episodes), 0, None
     done: list[list[Outcome]] = []
+    copies = set[str]()
     with (
         _Runner(task, plan) as runner,
         tqdm(total=len(seeds) * len(seats), desc=task.name, unit="episode", disable=quiet, leave=False) as bar,
     ):
         while count < len(seeds):
             block = seeds[count : count + (2 if task.resets.fixed and count == 0 else plan.envs)]
-            for journal, (_, _, candidate) in zip(journals, seats, strict=True):
-                runner.run(candidate, [s for s in block if s not in journal.episodes], journal)
+            for journal, (name, _, candidate) in zip(journals, seats, strict=True):
+                missing = [] if name in copies else [s for s in block if s not in journal.episodes]
+                runner.run(candidate, missing, journal)
                 distinct(task, list(journal.episodes.values()))
                 bar.update(len(block))
             before, count = count, count + len(block)
-            done = [[journal.episodes[s] for s in seeds[:count]] for journal in journals]
-            if task.resets.fixed and all(same(episodes[:2]) for episodes in done):
-                count = 1
+            if task.resets.fixed and not before and count > 1:
+                one = [same([journal.episodes[s] for s in seeds[:2]]) for journal in journals]
+                copies = {n for n in arms if all(o for o, (name, _, _) in zip(one, seats, strict=True) if name == n)}
+            if len(copies) == len(arms):
                 break
+            done = [
+                [journal.episodes[seeds[0] if name in copies else s] for s in seeds[:count]]
+                for journal, (name, _, _) in zip(journals, seats, strict=True)
+            ]
             if plan.margin and (found := _enough(done, before + 1, plan.margin)):
                 count, stopped = found
                 break
@@ -102,7 +111,8 @@ def evaluate(task: Task, arms: Mapping[str, Arm], plan: Plan, folder: Path, *, q
     rollouts: dict[str, list[Rollouts]] = {name: [] for name in arms}
     for journal, (name, _, candidate) in zip(journals, seats, strict=True):
         weights = str(candidate.key().get("weights", ""))
-        rollouts[name].append(gathered(name, [journal.episodes[s] for s in seeds[:count]], weights=weights))
+        kept = seeds[: 1 if name in copies else count]
+        rollouts[name].append(gathered(name, [journal.episodes[s] for s in kept], weights=weights))
     return Evaluated(task, arms, rollouts, stopped, {name: some for name, some in chosen.items() if some})
 
 
