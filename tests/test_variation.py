@@ -12,7 +12,9 @@ import pytest
 
 from vlmrl.errors import ConfigError, DataError
 from vlmrl.evaluate import suites
-from vlmrl.evaluate.collect import Config, GradedPolicy, collect, create_store
+from vlmrl.evaluate.candidates import Candidate
+from vlmrl.evaluate.collect import Config, collect, create_store
+from vlmrl.evaluate.job import Plan
 from vlmrl.sim import Task, load_task, looks, make, task_names, varied
 from vlmrl.sim.dynamics import FAMILIES, family
 from vlmrl.sim.env import _STATE
@@ -506,7 +508,7 @@ def test_there_are_suites_of_delay_disturbance_dropped_frames_and_camera_shift()
     assert {"delay", "disturbance", "dropped_frames", "camera_shift"} <= set(suites.suite_names())
 
 
-def test_a_suite_starts_every_condition_from_the_same_states_and_compares_with_the_nominal() -> None:
+def test_a_suite_starts_every_condition_from_the_same_states_and_compares_with_the_nominal(tmp_path: "Path") -> None:
     task = load_task("cartpole")
     starts = []
     for condition in suites.conditions(task, "delay"):
@@ -514,7 +516,12 @@ def test_a_suite_starts_every_condition_from_the_same_states_and_compares_with_t
             starts.append([env.reset(seed=s)[0]["state"] for s in (1_000_000, 1_000_001)])
     for start in starts[1:]:
         np.testing.assert_array_equal(start, starts[0])
-    lines = suites.run(task, "delay", lambda t: GradedPolicy(t, (0.0,)), [1_000_000, 1_000_001])
+    lines = suites.run(task, "delay", Candidate("expert"), Plan(2), tmp_path)
+    kept = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.jsonl")}
+    assert suites.text(suites.run(task, "delay", Candidate("expert"), Plan(2, workers=2), tmp_path)) == suites.text(
+        lines
+    )
+    assert kept == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.jsonl")}
     assert [line.label for line in lines][:2] == ["nominal", "action_delay_steps 1"]
     assert (lines[0].success.estimate, lines[-1].success.estimate, lines[-1].versus.estimate) == (1, 0, -1)
     assert lines[0].versus.estimate == 0
@@ -559,9 +566,8 @@ def test_the_command_lists_suites_and_refuses_what_it_cannot_test() -> None:
 def test_the_command_writes_what_it_prints(tmp_path: "Path") -> None:
     from vlmrl.cli.suite import main
 
-    out = tmp_path / "delay.json"
-    printed = main(["suite=delay", "task=cartpole", "policy=expert", "episodes=1", f"out={out}"])
-    content = json.loads(out.read_text())
+    printed = main(["suite=delay", "task=cartpole", "policy=expert", "episodes=1", f"out={tmp_path}"])
+    content = json.loads((tmp_path / "suite.json").read_text())
     assert content["conditions"][0]["condition"] == "nominal"
     assert all(c["condition"] in printed for c in content["conditions"])
 

@@ -1,7 +1,8 @@
 """Robustness suites, `conf/suite/*.yaml`: one policy from the same starts under conditions of rising strength."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -9,12 +10,13 @@ import yaml
 
 from vlmrl.content import find, places
 from vlmrl.errors import ConfigError, unknown
-from vlmrl.evaluate.rollout import Rollouts, rollout
+from vlmrl.evaluate.candidates import Arm, Candidate
+from vlmrl.evaluate.job import Plan, evaluate
+from vlmrl.evaluate.rollout import Rollouts
 from vlmrl.evaluate.statistics import difference
 from vlmrl.interval import Interval, wilson
 from vlmrl.sim import Task
 from vlmrl.sim.variation import RANGES
-from vlmrl.types import Policy
 
 NOMINAL = "nominal"
 
@@ -65,14 +67,21 @@ def conditions(task: Task, name: str) -> list[Condition]:
     return found
 
 
-def run(task: Task, name: str, policy: Callable[[Task], Policy], seeds: Sequence[int]) -> list[Line]:
-    """Run a policy, made anew for each condition, from the same seeds under every condition of a suite."""
+def run(task: Task, name: str, candidate: Candidate, plan: Plan, folder: Path) -> list[Line]:
+    """Run a policy, made anew for each condition, from the same seeds under every condition of a suite.
+
+    Episodes are kept in `folder` as they end, and those that are there are not run again.
+
+    Raises:
+        ConfigError: if there is no such suite, or the folder holds episodes of something else.
+    """
     lines: list[Line] = []
     for condition in conditions(task, name):
-        done = rollout(condition.task, policy(condition.task), seeds, quiet=False)
+        arms = {candidate.source: Arm(candidate.source, (candidate,))}
+        [done] = evaluate(condition.task, arms, plan, folder, quiet=False).rollouts[candidate.source]
         nominal = lines[0].rollouts.success if lines else done.success
         versus = difference(done.success[None].astype(np.float64), nominal[None].astype(np.float64))
-        lines.append(Line(condition.label, done, wilson(int(done.success.sum()), len(seeds)), versus))
+        lines.append(Line(condition.label, done, wilson(int(done.success.sum()), len(done.success)), versus))
     return lines
 
 
