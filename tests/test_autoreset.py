@@ -6,6 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from vlmrl.cli import jobs, train
+from vlmrl.config import compose
 from vlmrl.store import Store
 from vlmrl.store.autoreset import autoresets
 from vlmrl.types import Episode
@@ -73,3 +75,14 @@ def test_an_episode_inside_another_is_found_by_its_clock(walks: list[np.ndarray]
 
 def test_a_robot_that_stands_still_is_no_reset(tmp_path: Path) -> None:
     assert autoresets(store_of(tmp_path, [np.zeros((6, 3)) for _ in range(4)])) == []
+
+
+def test_training_on_such_data_warns(
+    walks: list[np.ndarray], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    same_step = [np.concatenate([a[:-1], b[:1]]) for a, b in zip(walks, [*walks[1:], walks[0]], strict=True)]
+    store = store_of(tmp_path, same_step)
+    settings = ["learner=bc", "learner.updates=1", "workers=1", f"store={store.path}"]
+    jobs.register()
+    train.main(compose("train", settings), tmp_path / "run")
+    assert f"warning, {store.path}: " in capsys.readouterr().out

@@ -3,10 +3,13 @@
 import re
 from pathlib import Path
 
+import mujoco
+import numpy as np
 import pytest
 
 from vlmrl.errors import ConfigError
-from vlmrl.sim import load_task, matching
+from vlmrl.sim import expert, load_task, make, matching, task_names
+from vlmrl.sim.env import SimEnv
 from vlmrl.sim.task import Task
 
 GOOD = """
@@ -115,3 +118,55 @@ def test_an_unknown_task_lists_those_there_are(own: Path) -> None:
 def test_an_empty_folder_says_what_is_missing(own: Path) -> None:
     with pytest.raises(ConfigError, match=r"task 'wave': .*task.yaml is missing"):
         load_task("wave")
+
+
+# Predicates
+
+
+QUICK = ("cartpole", "metaworld/window-close-v3")
+EVERY = [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in task_names()]
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_success_is_stable_under_small_noise_at_the_start_and_at_the_goal(name: str) -> None:
+    package = {"metaworld": "metaworld", "robosuite": "robosuite", "gymnasium": "gymnasium_robotics"}
+    task = load_task(name)
+    if task.physics.family in package:
+        pytest.importorskip(package[task.physics.family], reason="not installed", exc_type=ImportError)
+    env = make(task)
+    try:
+        env.reset(seed=3)
+        assert not any(_shaken(env, env.sim_state(), np.zeros(env.action_space.shape, np.float32)))
+        if reached := _reached(env):
+            assert all(_shaken(env, *reached))
+    finally:
+        env.close()
+
+
+def _reached(env: SimEnv) -> tuple[np.ndarray, np.ndarray] | None:
+    """State and action before the fifth step of success in a row, or the last of an episode that ends in success."""
+    try:
+        policy = expert(env.task)
+    except ConfigError:
+        return None
+    for seed in range(5):
+        (observation, _), in_a_row = env.reset(seed=seed), 0
+        policy.reset(seed)
+        for step in range(env.task.horizon):
+            state, action = env.sim_state(), policy.action(observation)
+            observation, _, _, _, info = env.step(action)
+            in_a_row = in_a_row + 1 if info["success"] else 0
+            if in_a_row == 5 or (info["success"] and step == env.task.horizon - 1):
+                return state, action
+    pytest.fail(f"the expert of {env.task.name} never stays at the goal")
+
+
+def _shaken(env: SimEnv, state: np.ndarray, action: np.ndarray) -> list[bool]:
+    """Success one step after positions were moved by a tenth of a millimetre or milliradian."""
+    generator, told = np.random.default_rng(0), []
+    for _ in range(8):
+        env.set_sim_state(state)
+        env.data.qpos[:] += generator.normal(0, 1e-4, env.model.nq)
+        mujoco.mj_forward(env.model, env.data)
+        told.append(bool(env.step(action)[4]["success"]))
+    return told
