@@ -33,6 +33,8 @@ class Options:
     work: str = "reach"
     ranges: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """Where mark and object may be, `[low, high]` in m from the base: mark_x, mark_y, mark_z, object_x, object_y."""
+    mark: float = 0.012
+    """Radius of the ball to reach, m."""
     jitter: float = 0.05
     """Largest difference of a joint from its home pose at the start, rad."""
 
@@ -45,7 +47,7 @@ class Arm:
         self.options = parsed(Options, task)
         if self.options.work not in KINDS:
             raise ConfigError(f"task {task.name!r}: {unknown('work', self.options.work, KINDS)}")
-        self.model = scene(self.spec, self.options.work)
+        self.model = scene(self.spec, self.options.work, self.options.mark)
         self.data = mujoco.MjData(self.model)
         self.chain = SafetyChain(self.spec)
         self.control_hz = self.spec.control_hz
@@ -156,18 +158,19 @@ class Arm:
         self._clipped = Response(int(memory[-1]))
 
 
-def scene(spec: RobotSpec, work: str) -> mujoco.MjModel:
+def scene(spec: RobotSpec, work: str, radius: float) -> mujoco.MjModel:
     """The robot's own model at a table, with a mark and what is to be moved."""
     world = mujoco.MjSpec.from_file(str(spec.path))
     ground = world.worldbody
     table = ground.add_geom(name="table", type=mujoco.mjtGeom.mjGEOM_PLANE, size=[5, 5, 0.1])
     table.rgba, table.friction = [0.82, 0.8, 0.76, 1], [0.4, 0.005, 0.0001]
-    ground.add_light(pos=[0.3, -0.6, 1.8], dir=[-0.1, 0.3, -1], diffuse=[0.6, 0.6, 0.6])
-    ground.add_light(pos=[0, 0.8, 1.5], dir=[0, -0.5, -1], diffuse=[0.3, 0.3, 0.3])
+    # Far away and wide open: as good as the sun.
+    for place, direction, bright in (([0.3, -3, 9], [-0.1, 0.3, -1], 0.6), ([0, 4, 9], [0, -0.5, -1], 0.3)):
+        ground.add_light(pos=place, dir=direction, diffuse=[bright] * 3, cutoff=90, exponent=0)
     mark = ground.add_body(name=MARK, mocap=True)
     flat = work == "push"
     shape = mujoco.mjtGeom.mjGEOM_CYLINDER if flat else mujoco.mjtGeom.mjGEOM_SPHERE
-    size = [0.03, 0.0005, 0] if flat else [0.012, 0, 0]
+    size = [0.03, 0.0005, 0] if flat else [radius, 0, 0]
     place = [0, 0, -HALF["push"][1] + 0.001] if flat else [0, 0, 0]
     alpha = 0.25 if work == "pick" else 1.0
     mark.add_geom(type=shape, size=size, pos=place, rgba=[0.85, 0.1, 0.1, alpha], contype=0, conaffinity=0)
