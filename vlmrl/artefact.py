@@ -47,6 +47,15 @@ def load(folder: str | Path, *, kind: str | tuple[str, ...]) -> tuple[dict[str, 
     return config, tensors
 
 
+def kind_of(folder: str | Path) -> str:
+    """What a folder says that it holds; empty for a hub id, and where nothing is said."""
+    path = Path(folder) / "config.json"
+    try:
+        return str(json.loads(path.read_text()).get("kind", "")) if path.is_file() else ""
+    except (json.JSONDecodeError, UnicodeDecodeError, AttributeError):
+        return ""
+
+
 def fingerprint(folder: str | Path) -> str:
     """Hash of a saved model's weights."""
     return hashlib.sha256((Path(folder) / "model.safetensors").read_bytes()).hexdigest()[:16]

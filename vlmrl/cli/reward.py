@@ -141,11 +141,11 @@ def rollouts(settings: Settings = None) -> None:
     Example: vlmrl reward rollouts policy=runs/today/policies/learned/seed0 task=drawer_open out=runs/today/rollouts
     """
     from vlmrl.evaluate.collect import create_store, record
-    from vlmrl.policy import LearnedPolicy
+    from vlmrl.policy import load_policy
     from vlmrl.sim import load_task
 
     config = configured(RolloutsConfig, settings, where="reward rollouts")
-    task, policy = load_task(config.task), LearnedPolicy.from_pretrained(config.policy)
+    task, policy = load_task(config.task), load_policy(config.policy)
     seeds = range(config.seed, config.seed + config.episodes)
     episodes = list(record(task, policy, seeds, picture_every=config.picture_every))
     store = create_store(Path(config.out), task)

@@ -1,4 +1,4 @@
-"""Small commands: data, task, judge, reward, robot, doctor."""
+"""Small commands: data, task, judge, reward, robot, robomimic, doctor."""
 
 from pathlib import Path
 from typing import Annotated
@@ -9,6 +9,7 @@ from vlmrl import config as configuration
 from vlmrl.cli.given import pairs
 from vlmrl.cli.judge import app as judge
 from vlmrl.cli.reward import app as reward
+from vlmrl.cli.robomimic import app as robomimic
 from vlmrl.cli.robot import app as robot
 from vlmrl.cli.stats import app as stats
 from vlmrl.cli.task import app as task
@@ -34,6 +35,7 @@ data = typer.Typer(help="Stores of episodes: collect, import logs, look inside, 
 app.add_typer(data, name="data")
 app.add_typer(task, name="task")
 app.add_typer(robot, name="robot")
+app.add_typer(robomimic, name="robomimic")
 app.add_typer(judge, name="judge")
 app.add_typer(reward, name="reward")
 app.add_typer(stats, name="stats")
@@ -82,6 +84,23 @@ def import_(
     typer.echo(module.run(config))
     for problem in autoresets(Store.open(config.out)):
         typer.echo(f"warning, {config.out}: {problem}", err=True)
+
+
+@data.command("export")
+def export_(
+    settings: Annotated[list[str], typer.Argument(help="format=NAME and the format's settings as key=value")],
+) -> None:
+    """Write a store in another format.
+
+    Example: vlmrl data export format=robomimic store=runs/mine reward=COLUMN out=mine.hdf5
+    """
+    from vlmrl.store.importers import EXPORTERS, importer
+
+    content = pairs(settings)
+    if content.get("format") not in EXPORTERS:
+        raise ConfigError(f"which format? format=NAME; have: {', '.join(EXPORTERS)}")
+    module = importer(str(content.pop("format")))
+    typer.echo(module.export(configuration.fill(module.ExportConfig, content, where="export")))
 
 
 _EVERYTHING = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}

@@ -124,9 +124,9 @@ def _maker(task: Task, policy: str, width: int | None) -> "Callable[[], Expert]"
             f"unknown policy {policy!r}; have: {EXPERT}, {RANDOM}, replay, or the folder of a saved policy"
         )
     # Torch takes seconds to import, in every worker: scripts do without it.
-    from vlmrl.policy import LearnedPolicy
+    from vlmrl.policy import load_policy
 
-    saved = LearnedPolicy.from_pretrained(policy)
+    saved = load_policy(policy)
     return lambda: _Saved(saved)
 
 

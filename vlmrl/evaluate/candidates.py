@@ -8,7 +8,7 @@ from typing import Any
 from vlmrl.artefact import fingerprint
 from vlmrl.errors import ConfigError
 from vlmrl.evaluate.behaviour import GradedPolicy, grades
-from vlmrl.policy import LearnedPolicy, LearnedValue, RerankedPolicy, UniformPolicy
+from vlmrl.policy import LearnedValue, RerankedPolicy, SavedPolicy, UniformPolicy, load_policy
 from vlmrl.sim import Task, make
 from vlmrl.types import Policy
 
@@ -25,7 +25,7 @@ class Steering:
     temperature: float = 0.0
     budget_s: float | None = None
 
-    def over(self, policy: LearnedPolicy) -> RerankedPolicy:
+    def over(self, policy: SavedPolicy) -> RerankedPolicy:
         """The policy steered.
 
         Raises:
@@ -78,9 +78,9 @@ class Candidate:
             return policy
         return self.saved()
 
-    def saved(self) -> LearnedPolicy | RerankedPolicy:
+    def saved(self) -> SavedPolicy | RerankedPolicy:
         """The policy of a folder or hub id, steered where it is to be."""
-        policy = LearnedPolicy.from_pretrained(self.source)
+        policy = load_policy(self.source)
         return self.steering.over(policy) if self.steering else policy
 
     def key(self) -> dict[str, Any]:

@@ -12,10 +12,14 @@ from vlmrl.types import Episode, Frames
 IMPORTERS: Mapping[str, Callable[[], ModuleType]] = {
     "d4rl": lambda: import_module("vlmrl.store.d4rl"),
     "lerobot": lambda: import_module("vlmrl.store.lerobot"),
+    "robomimic": lambda: import_module("vlmrl.store.robomimic"),
     "rlds": lambda: import_module("vlmrl.store.rlds"),
 }
 
 _BATCH_BYTES = 256 << 20
+
+EXPORTERS = ("robomimic",)
+"""Formats of which the module has `ExportConfig` and `export(config) -> str` too."""
 
 
 def importer(format: str) -> ModuleType:
