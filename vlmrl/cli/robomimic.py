@@ -85,7 +85,6 @@ def train(config: Config) -> str:
         ConfigError: if a name is unknown or robomimic is not installed.
         DataError: if the store cannot be told in robomimic's layout.
     """
-    import numpy as np
     import torch
     from tqdm import tqdm
 
@@ -104,7 +103,6 @@ def train(config: Config) -> str:
         print(layout.export(layout.ExportConfig(config.store, str(data), config.reward, config.obs, valid=0.0)))
     name, differences = ALGORITHMS[config.algorithm]
     settings = _settings(name, differences, config, data)
-    np.random.seed(config.seed)  # noqa: NPY002 - robomimic draws from it
     torch.manual_seed(config.seed)
     with contextlib.redirect_stdout(io.StringIO()):
         library("utils.obs_utils").initialize_obs_utils_with_config(settings)
