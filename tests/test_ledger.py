@@ -6,6 +6,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -69,12 +70,15 @@ def test_every_kind_of_answer_keeps_its_type_and_value(tmp_path, value):
     assert type(kept.answer) is type(value)
 
 
-def test_the_first_readable_reply_counts_and_none_is_lost(ledger):
+@pytest.mark.parametrize("at_once", [True, False])
+def test_the_first_readable_reply_is_the_answer_and_no_reply_is_lost(ledger, at_once):
     (asked,) = register(ledger)
-    replies = [answer(None, text="Hm."), answer(None, error="HTTP 500"), answer(text="0"), answer(Verdict.B_BETTER)]
-    for reply in replies:
-        ledger.record([(asked.key, reply)])
-    assert ledger.replies(asked.key) == replies
+    replies = [answer(None, text="Hm."), answer(None, error="HTTP 500"), answer(text="0")]
+    late = answer(Verdict.B_BETTER, text="1", cost=Cost(1, usd=0.5))
+    for some in [[*replies, late]] if at_once else [[r] for r in (*replies, late)]:
+        ledger.record([(asked.key, reply) for reply in some])
+    kept = replace(late, answer=None, error="late: it was answered before")
+    assert ledger.replies(asked.key) == [*replies, kept]
     assert ledger.answers([asked.key]) == {asked.key: replies[2]}
     assert ledger.unreadable([asked.key]) == {asked.key: 1}
 

@@ -183,14 +183,22 @@ class Ledger:
             connection.execute(delete(schema.lease).where(schema.lease.c.owner == owner))
 
     def record(self, replies: Sequence[tuple[str, Reply]], *, owner: str = "") -> None:
-        """Commit replies to registered questions, verbatim, and end the owner's leases on them."""
+        """Commit replies to registered questions, verbatim, and end the owner's leases on them.
+
+        Each question has one answer: a worker that comes late, because its lease ended meanwhile, adds a reply without.
+        """
         table = schema.reply
         with self.transaction(writes=True) as connection:
-            now = self._now(connection)
+            now, keys = self._now(connection), sorted({key for key, _ in replies})
             rows: list[dict[str, Any]] = []
-            attempts = _attempts(connection, sorted({key for key, _ in replies}))
+            attempts = _attempts(connection, keys)
+            answered = {*leases.settled(connection, keys, attempts=None).answered}
             for key, reply in replies:
                 attempts[key] = attempts.get(key, 0) + 1
+                if reply.answer is not None and key in answered:
+                    reply = replace(reply, answer=None, error="late: it was answered before")
+                elif reply.answer is not None:
+                    answered.add(key)
                 rows.append({"question": key, "attempt": attempts[key], "time": now, **reply_to_row(reply)})
             if rows:
                 connection.execute(table.insert(), rows)
