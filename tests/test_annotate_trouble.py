@@ -56,7 +56,7 @@ def test_a_full_disk_ends_the_job_in_the_end_and_what_was_committed_is_never_ask
     disk.pages = 150
     labeler = Wordy()
     with pytest.raises(DataError, match=r"the disk is full .* \d replies are lost and will be asked again"):
-        run(labeler, disk.ledger, patience_s=0.1)
+        run(labeler, disk.ledger, patience_s=0.1, lease_s=0.2)  # nor is there a place to give leases up
     disk.pages = 10**6
     rest = Wordy()
     report = run(rest, disk.ledger)
