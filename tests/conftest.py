@@ -1,6 +1,7 @@
 """Fixtures shared by all rooms."""
 
 import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -33,3 +34,15 @@ def shared_data() -> Path:
     if not path.is_dir():
         pytest.skip(f"no recordings at {path}")
     return path
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Callable[[str], str]]:
+    """A throw-away PostgreSQL server: a function that makes an empty database of a name and returns its URL."""
+    import postgres as server
+
+    pytest.importorskip("psycopg")
+    if server.TOOLS is None:
+        pytest.skip("PostgreSQL is not installed")
+    with server.served() as create:
+        yield create

@@ -285,7 +285,7 @@ def test_a_dead_workers_questions_are_asked_when_its_lease_expires(tmp_path, sto
         now[0] += 1.0 if len(looks) > 20 else 0.0
         return now[0]
 
-    with Ledger(tmp_path / "l.db", clock=clock) as ledger:
+    with Ledger(tmp_path / "l.db", since_boot=clock) as ledger:
         queries = draw(store, 6)
         keys = run(queries, FakeLabeler(), ledger, store, max_calls=0).keys
         ledger.lease(keys[:3], owner="elsewhere:1:x", seconds=30.0)

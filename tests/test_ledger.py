@@ -1,59 +1,23 @@
 """The ledger of questions and replies, on SQLite and on a real PostgreSQL server where one is installed."""
 
 import os
-import shutil
 import socket
 import sqlite3
 import subprocess
 import sys
-import tempfile
 import threading
-from pathlib import Path
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import sqlalchemy
 
-from vlmrl.annotate import Ledger, exchange, schema
+from vlmrl.annotate import Ledger, exchange, schema, worker
 from vlmrl.annotate.ledger import Asked
 from vlmrl.annotate.question import canonical, item_from_json, item_to_json, picture_digest, question_key
+from vlmrl.annotate.worker import new_owner
 from vlmrl.errors import ConfigError, DataError
 from vlmrl.types import Cost, Frame, Kind, Query, Reply, Span, Verdict
-
-
-@pytest.fixture(scope="session")
-def postgres():
-    """A throw-away PostgreSQL server; yields a function that makes an empty database and returns its URL."""
-    tools = next((p for p in Path("/usr/lib/postgresql").glob("*/bin") if (p / "initdb").exists()), None)
-    pytest.importorskip("psycopg")
-    if tools is None:
-        pytest.skip("PostgreSQL is not installed")
-    folder = Path(tempfile.mkdtemp(prefix="vlmrl-postgres-"))
-    prefix = []
-    if os.geteuid() == 0:  # the server refuses to run as root
-        shutil.chown(folder, "postgres")
-        prefix = ["su", "postgres", "-s", "/bin/sh", "-c"]
-
-    def run(*command):
-        wrapped = [*prefix, " ".join(command)] if prefix else ["sh", "-c", " ".join(command)]
-        subprocess.run(wrapped, check=True, cwd=folder, stdout=subprocess.DEVNULL)
-
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
-    run(f"{tools}/initdb", "-D", f"{folder}/db", "-A", "trust", "-U", "vlmrl")
-    options = f"'-p {port} -k {folder} -c listen_addresses=127.0.0.1 -c fsync=off'"
-    run(f"{tools}/pg_ctl", "-D", f"{folder}/db", "-l", f"{folder}/log", "-o", options, "-w", "start")
-
-    def create(name):
-        admin = sqlalchemy.create_engine(f"postgresql+psycopg://vlmrl@127.0.0.1:{port}/postgres")
-        with admin.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-            connection.execute(sqlalchemy.text(f"CREATE DATABASE {name}"))
-        admin.dispose()
-        return f"postgresql://vlmrl@127.0.0.1:{port}/{name}"
-
-    yield create
-    run(f"{tools}/pg_ctl", "-D", f"{folder}/db", "-m", "immediate", "-w", "stop")
-    shutil.rmtree(folder)
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -106,12 +70,15 @@ def test_every_kind_of_answer_keeps_its_type_and_value(tmp_path, value):
     assert type(kept.answer) is type(value)
 
 
-def test_the_first_readable_reply_counts_and_none_is_lost(ledger):
+@pytest.mark.parametrize("at_once", [True, False])
+def test_the_first_readable_reply_is_the_answer_and_no_reply_is_lost(ledger, at_once):
     (asked,) = register(ledger)
-    replies = [answer(None, text="Hm."), answer(None, error="HTTP 500"), answer(text="0"), answer(Verdict.B_BETTER)]
-    for reply in replies:
-        ledger.record([(asked.key, reply)])
-    assert ledger.replies(asked.key) == replies
+    replies = [answer(None, text="Hm."), answer(None, error="HTTP 500"), answer(text="0")]
+    late = answer(Verdict.B_BETTER, text="1", cost=Cost(1, usd=0.5))
+    for some in [[*replies, late]] if at_once else [[r] for r in (*replies, late)]:
+        ledger.record([(asked.key, reply) for reply in some])
+    kept = replace(late, answer=None, error="late: it was answered before")
+    assert ledger.replies(asked.key) == [*replies, kept]
     assert ledger.answers([asked.key]) == {asked.key: replies[2]}
     assert ledger.unreadable([asked.key]) == {asked.key: 1}
 
@@ -151,7 +118,7 @@ def test_a_clip_of_several_spans_is_registered_span_by_span(ledger):
 
 def test_a_leased_question_is_not_leased_to_another_until_it_expires(location):
     now = [1000.0]
-    with Ledger(location, clock=lambda: now[0]) as ledger:
+    with Ledger(location, since_boot=lambda: now[0]) as ledger:
         keys = [a.key for a in register(ledger, 3)]
         assert set(ledger.lease(keys[:2], owner="far:1:a", seconds=0.5).granted) == set(keys[:2])
         assert ledger.lease(keys, owner="far:2:b", seconds=0.5).granted == (keys[2],)
@@ -163,7 +130,7 @@ def test_a_leased_question_is_not_leased_to_another_until_it_expires(location):
 
 def test_a_heartbeat_keeps_a_lease_and_release_ends_it(tmp_path):
     now = [1000.0]
-    with Ledger(tmp_path / "l.db", clock=lambda: now[0]) as ledger:
+    with Ledger(tmp_path / "l.db", since_boot=lambda: now[0]) as ledger:
         keys = [a.key for a in register(ledger, 2)]
         ledger.lease(keys, owner="far:1:a", seconds=10.0)
         now[0] += 9
@@ -182,13 +149,107 @@ def test_recording_ends_the_lease_and_the_answered_question_is_not_granted_again
     assert (leased.granted, leased.answered) == ((), (keys[0],))
 
 
-def test_the_lease_of_a_dead_process_of_this_machine_is_taken_over_at_once(ledger):
+def owner_of(pid, began, *, host=None, boot=None, processes=None):
+    """The name of a worker like one of this process, but for what is given."""
+    parts = new_owner().split(":")
+    for place, part in enumerate([host, boot, processes, pid, began]):
+        parts[place] = parts[place] if part is None else str(part)
+    return ":".join(parts)
+
+
+@pytest.fixture
+def sleeper():
+    """Another process of this machine that lives."""
+    with subprocess.Popen(["sleep", "600"]) as process:
+        yield process
+        process.kill()
+
+
+@pytest.mark.parametrize("reaped", [True, False])
+def test_the_lease_of_a_dead_process_of_this_machine_is_taken_over_at_once(ledger, sleeper, reaped):
     keys = [a.key for a in register(ledger, 2)]
-    gone = subprocess.Popen([sys.executable, "-c", ""])
-    gone.wait()
-    ledger.lease(keys[:1], owner=f"{socket.gethostname()}:{gone.pid}:x", seconds=1e6)
-    ledger.lease(keys[1:], owner=f"{socket.gethostname()}:{os.getpid()}:x", seconds=1e6)
+    gone = subprocess.Popen([sys.executable, "-c", ""], stdout=subprocess.PIPE)
+    owner = owner_of(gone.pid, worker._began(gone.pid))
+    if reaped:
+        gone.wait()
+    else:
+        gone.stdout.read()  # it ends, and stays a zombie
+        os.waitid(os.P_PID, gone.pid, os.WEXITED | os.WNOWAIT)
+    ledger.lease(keys[:1], owner=owner, seconds=3600.0)
+    ledger.lease(keys[1:], owner=owner_of(sleeper.pid, worker._began(sleeper.pid)), seconds=3600.0)
     assert ledger.lease(keys, owner="far:2:b", seconds=60.0).granted == (keys[0],)
+    gone.stdout.close()
+    gone.wait()
+
+
+def test_another_process_of_the_same_number_is_somebody_else(ledger, sleeper):
+    (asked,) = register(ledger)
+    ledger.lease([asked.key], owner=owner_of(sleeper.pid, "1"), seconds=3600.0)
+    assert ledger.lease([asked.key], owner="far:2:b", seconds=60.0).granted == (asked.key,)
+
+
+def test_a_process_of_this_machine_that_lives_keeps_its_lease_when_it_is_late(tmp_path, sleeper):
+    now = [1000.0]
+    with Ledger(tmp_path / "l.db", since_boot=lambda: now[0]) as ledger:
+        (asked,) = register(ledger)
+        ledger.lease([asked.key], owner=owner_of(sleeper.pid, worker._began(sleeper.pid)), seconds=10.0)
+        now[0] += 1e5  # it was stopped, or the disk was slow
+        assert ledger.lease([asked.key], owner=new_owner(), seconds=10.0).granted == ()
+
+
+def test_a_worker_of_this_process_that_ended_badly_blocks_nobody_for_ever(tmp_path):
+    now = [1000.0]
+    with Ledger(tmp_path / "l.db", since_boot=lambda: now[0]) as ledger:
+        (asked,) = register(ledger)
+        ledger.lease([asked.key], owner=new_owner(), seconds=10.0)
+        assert ledger.lease([asked.key], owner=new_owner(), seconds=10.0).granted == ()
+        now[0] += 11
+        assert ledger.lease([asked.key], owner=new_owner(), seconds=10.0).granted == (asked.key,)
+
+
+@pytest.mark.parametrize("elsewhere", [{"host": "other"}, {"processes": "1"}])
+def test_a_process_number_of_another_machine_or_container_says_nothing(ledger, elsewhere):
+    (asked,) = register(ledger)
+    ledger.lease([asked.key], owner=owner_of(2**22 + 1, "1", **elsewhere), seconds=3600.0)
+    assert ledger.lease([asked.key], owner=new_owner(), seconds=60.0).granted == ()
+
+
+@pytest.mark.skipif(worker._place() == ("", ""), reason="this system does not tell when it was started")
+def test_a_start_of_the_machine_ends_the_leases_in_a_file_but_says_nothing_about_other_machines(location):
+    with Ledger(location) as ledger:
+        (asked,) = register(ledger)
+        ledger.lease([asked.key], owner=owner_of(os.getpid(), "1", boot="before"), seconds=3600.0)
+        granted = ledger.lease([asked.key], owner=new_owner(), seconds=60.0).granted
+    assert granted == ((asked.key,) if location.startswith("/") else ())
+
+
+def test_wall_clocks_that_differ_or_jump_change_no_lease(tmp_path):
+    walls = [iter([0.0, 1e9, -1e9] * 100), iter([5e8] * 300)]
+    ledgers = [Ledger(tmp_path / "l.db", clock=lambda w=w: next(w)) for w in walls]
+    with ledgers[0] as one, ledgers[1] as two:
+        keys = [a.key for a in register(one, 3)]
+        for key in keys:
+            assert one.lease([key], owner="far:1:a", seconds=3600.0).granted == (key,)
+            assert two.lease(keys, owner="far:2:b", seconds=3600.0).granted == tuple(keys[keys.index(key) + 1 :])
+            one.renew("far:1:a", seconds=3600.0)
+            two.release("far:2:b")
+
+
+def test_a_lease_by_a_clock_that_is_not_ours_is_void(location):
+    with Ledger(location) as ledger:
+        (asked,) = register(ledger)
+        ledger.lease([asked.key], owner="far:1:a", seconds=3600.0)
+        with ledger.transaction(writes=True) as connection:  # as if its clock were a year ahead, or counted from 1970
+            lease = schema.lease
+            connection.execute(lease.update().values(expires=lease.c.expires + 3.2e7))
+        assert ledger.lease([asked.key], owner="far:2:b", seconds=60.0).granted == (asked.key,)
+
+
+def test_a_lease_that_is_longer_than_any_or_none_is_refused(ledger):
+    (asked,) = register(ledger)
+    for seconds in (0.0, 3601.0, float("nan")):
+        with pytest.raises(ConfigError, match="wanted above 0 and at most 3600"):
+            ledger.lease([asked.key], owner="far:1:a", seconds=seconds)
 
 
 def test_of_many_workers_exactly_one_gets_each_question(location):

@@ -58,7 +58,7 @@ def test_a_pair_goes_to_one_person_and_stays_theirs_until_answered(store: Store,
 
 def test_a_dead_person_s_pair_is_taken_over(store: Store, tmp_path: Path):
     now = [1000.0]
-    with Ledger(tmp_path / "l.db", clock=lambda: now[0]) as ledger:
+    with Ledger(tmp_path / "l.db", since_boot=lambda: now[0]) as ledger:
         queue = make_queue(store, ledger)
         queue.add([frames(0)])
         assert queue.next(ANNA)

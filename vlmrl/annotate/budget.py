@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from vlmrl.annotate.leases import check as check_lease
 from vlmrl.errors import ConfigError
 from vlmrl.types import Cost
 
@@ -42,8 +43,7 @@ class Limits:
             value = getattr(self, name)
             if value is not None and not value >= 0:
                 raise ConfigError(f"limits: {name} is {value}; wanted at least 0, or null for no limit")
-        if not self.lease_s > 0:
-            raise ConfigError(f"limits: lease_s is {self.lease_s}; wanted above 0")
+        check_lease(self.lease_s)
 
 
 def same(cost: Cost) -> Cost:

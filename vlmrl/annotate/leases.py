@@ -8,6 +8,10 @@ from sqlalchemy import Connection, and_, delete, func, or_, select
 from vlmrl.annotate import schema
 from vlmrl.annotate.database import chunks, insert
 from vlmrl.annotate.worker import surely_alive, surely_dead
+from vlmrl.errors import ConfigError
+
+LONGEST_S = 3600.0
+"""Of a lease. One that ends later than this from now was written by a clock that is not ours: it counts for nothing."""
 
 
 @dataclass(frozen=True)
@@ -19,6 +23,16 @@ class Leased:
     """Answered already."""
     given_up: tuple[str, ...] = ()
     """Without a readable reply after so many attempts."""
+
+
+def check(seconds: float) -> None:
+    """Refuse a lease that cannot be told from one by a wrong clock.
+
+    Raises:
+        ConfigError: if it is not above 0, or is above LONGEST_S.
+    """
+    if not 0 < seconds <= LONGEST_S:
+        raise ConfigError(f"lease_s is {seconds}; wanted above 0 and at most {LONGEST_S:g}")
 
 
 def settled(connection: Connection, keys: Sequence[str], *, attempts: int | None) -> Leased:
@@ -34,17 +48,18 @@ def settled(connection: Connection, keys: Sequence[str], *, attempts: int | None
 
 def take(connection: Connection, keys: Sequence[str], *, owner: str, now: float, expires: float) -> list[str]:
     """Reserve what is free, or was reserved by a worker that is gone; one of this machine that lives keeps its own."""
-    leased = schema.lease.c
+    leased, file = schema.lease.c, connection.dialect.name == "sqlite"
     owners = connection.execute(select(leased.owner).where(leased.question.in_(keys)).distinct()).scalars().all()
-    if dead := [owner for owner in owners if surely_dead(owner)]:
+    if dead := [owner for owner in owners if surely_dead(owner, same_machine=file)]:
         connection.execute(delete(schema.lease).where(leased.owner.in_(dead)))
     alive = [owner for owner in owners if surely_alive(owner)]
+    over = or_(leased.expires < now, leased.expires > now + LONGEST_S)
     statement = insert(connection, schema.lease)
     statement = statement.values([{"question": key, "owner": owner, "expires": expires} for key in keys])
     fresh = statement.on_conflict_do_update(
         index_elements=[leased.question],
         set_={"owner": statement.excluded.owner, "expires": statement.excluded.expires},
-        where=or_(leased.owner == owner, and_(leased.expires < now, leased.owner.not_in(alive))),
+        where=or_(leased.owner == owner, and_(over, leased.owner.not_in(alive))),
     )
     return list(connection.execute(fresh.returning(leased.question)).scalars())
 

@@ -36,13 +36,22 @@ class Asked:
 class Ledger:
     """One database of questions and replies; safe for threads, processes and, by URL, machines."""
 
-    def __init__(self, location: str | Path, *, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        location: str | Path,
+        *,
+        clock: Callable[[], float] = time.time,
+        since_boot: Callable[[], float] = time.monotonic,
+    ) -> None:
         """Open a path (SQLite, made where missing) or a URL such as postgresql://user@host/name.
+
+        The times written down are by `clock`, leases by `since_boot`, which all processes of a machine share and nobody
+        can set; with a database server both are by its clock.
 
         Raises:
             DataError: if the database is damaged, cannot be reached, or was written by a newer vlmrl.
         """
-        self._engine, self._clock = open_engine(location), clock
+        self._engine, self._clock, self._since_boot = open_engine(location), clock, since_boot
         try:
             with self.transaction(writes=True) as connection:
                 schema.migrate(connection, schema.MIGRATIONS, now=clock())
@@ -144,9 +153,13 @@ class Ledger:
 
         A worker of this machine keeps its questions as long as its process is there, whatever the clock says; of others
         the lease must be renewed in time. Questions with `attempts` unreadable replies are given up.
+
+        Raises:
+            ConfigError: if `seconds` is above LONGEST_S.
         """
+        leases.check(seconds)
         with self.transaction(writes=True) as connection:
-            now, granted = self._now(connection), set[str]()
+            now, granted = self._lease_time(connection), set[str]()
             known = leases.settled(connection, keys, attempts=attempts)
             open_ = sorted({*keys} - {*known.answered, *known.given_up})
             for some in chunks(open_):
@@ -161,7 +174,7 @@ class Ledger:
     def renew(self, owner: str, *, seconds: float) -> None:
         """Extend all leases of a worker: its heartbeat."""
         with self.transaction(writes=True) as connection:
-            expires = self._now(connection) + seconds
+            expires = self._lease_time(connection) + seconds
             connection.execute(update(schema.lease).where(schema.lease.c.owner == owner).values(expires=expires))
 
     def release(self, owner: str) -> None:
@@ -170,14 +183,22 @@ class Ledger:
             connection.execute(delete(schema.lease).where(schema.lease.c.owner == owner))
 
     def record(self, replies: Sequence[tuple[str, Reply]], *, owner: str = "") -> None:
-        """Commit replies to registered questions, verbatim, and end the owner's leases on them."""
+        """Commit replies to registered questions, verbatim, and end the owner's leases on them.
+
+        Each question has one answer: a worker that comes late, because its lease ended meanwhile, adds a reply without.
+        """
         table = schema.reply
         with self.transaction(writes=True) as connection:
-            now = self._now(connection)
+            now, keys = self._now(connection), sorted({key for key, _ in replies})
             rows: list[dict[str, Any]] = []
-            attempts = _attempts(connection, sorted({key for key, _ in replies}))
+            attempts = _attempts(connection, keys)
+            answered = {*leases.settled(connection, keys, attempts=None).answered}
             for key, reply in replies:
                 attempts[key] = attempts.get(key, 0) + 1
+                if reply.answer is not None and key in answered:
+                    reply = replace(reply, answer=None, error="late: it was answered before")
+                elif reply.answer is not None:
+                    answered.add(key)
                 rows.append({"question": key, "attempt": attempts[key], "time": now, **reply_to_row(reply)})
             if rows:
                 connection.execute(table.insert(), rows)
@@ -201,6 +222,10 @@ class Ledger:
     def _now(self, connection: Connection) -> float:
         shared = clock_of(connection)
         return self._clock() if shared is None else shared
+
+    def _lease_time(self, connection: Connection) -> float:
+        shared = clock_of(connection)
+        return self._since_boot() if shared is None else shared
 
 
 def _attempts(connection: Connection, keys: Sequence[str]) -> dict[str, int]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from vlmrl.annotate.leases import check as check_lease
 from vlmrl.annotate.ledger import Ledger
 from vlmrl.annotate.people.clips import Clips
 from vlmrl.annotate.people.question import LABELER, Pair, PersonQuestion, ask
@@ -35,8 +36,9 @@ class Rules:
         for name in ("relabel", "repeat"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"rules: {name} is {getattr(self, name)}; wanted 0 to 1")
-        if self.overlap < 1 or self.gap < 0 or self.lease_s <= 0:
-            raise ConfigError(f"rules: {self}; wanted overlap of at least 1, gap of at least 0, lease_s above 0")
+        if self.overlap < 1 or self.gap < 0:
+            raise ConfigError(f"rules: {self}; wanted overlap of at least 1, gap of at least 0")
+        check_lease(self.lease_s)
 
 
 class Queue:
