@@ -1,4 +1,4 @@
-"""`vlmrl deploy` and `vlmrl record`: a policy or a person moves a robot at its own rate, inside its limits, recorded."""
+"""`vlmrl deploy` and `vlmrl record`: a policy or a person moves a robot at its rate, inside its limits, recorded."""
 
 import signal
 import threading
@@ -9,16 +9,19 @@ from pathlib import Path
 from typing import Any, cast
 
 from vlmrl import config as configuration
-from vlmrl.deploy.cameras import Feed, Simulated
-from vlmrl.deploy.drivers import robot
+from vlmrl.deploy.cameras import Feed
+from vlmrl.deploy.clock import now, wait_until
 from vlmrl.deploy.drivers import mujoco as twin
+from vlmrl.deploy.drivers import robot
 from vlmrl.deploy.inference import Inference, Inline, Worker
-from vlmrl.deploy.node import Node, Settings
-from vlmrl.deploy.pilot import KeyboardPilot, LeaderPilot, Pilot, PolicyPilot, wait_until
+from vlmrl.deploy.node import Node, Operator, Settings
+from vlmrl.deploy.page import Page
+from vlmrl.deploy.pilot import KeyboardPilot, LeaderPilot, Pilot, PolicyPilot
 from vlmrl.deploy.recorder import Recorder, open_store
 from vlmrl.deploy.report import Limits, Report
 from vlmrl.deploy.scene import Scene
 from vlmrl.deploy.seams import ActionQueue
+from vlmrl.deploy.terminal import HELP, jog_help, terminal
 from vlmrl.errors import ConfigError, RobotError
 from vlmrl.evaluate.candidates import Candidate, Steering
 from vlmrl.robot import Robot, RobotSpec, load_robot
@@ -63,7 +66,7 @@ class Hardware:
     judge: bool = True
     """Whether the task's own predicate tells success; false: the operator says it."""
     priority: int = 50
-    """Real-time priority of the control loop where the system allows it; 0: none."""
+    """Real-time priority of the control loop where the system allows it, one less for the policy; 0: none."""
     safety: Thresholds = field(default_factory=Thresholds)
     limits: Limits = field(default_factory=Limits)
 
@@ -111,7 +114,10 @@ def main(content: Mapping[str, Any], folder: Path) -> None:
     steering = Steering(config.critic, config.samples, 0.0, config.budget_s) if config.critic else None
     candidate = Candidate(config.policy, steering=steering)
     task, spec = load_task(config.task), _spec(config)
-    inference: Inference = Inline(candidate.make(task)) if config.lockstep else Worker(candidate, task)
+    priority = max(config.priority - 1, 0)
+    inference: Inference = (
+        Inline(candidate.make(task)) if config.lockstep else Worker(candidate, task, priority=priority)
+    )
     seam: Any = "hold" if config.lockstep else config.seam
     queue = ActionQueue(seam, config.fade)
     pilot = PolicyPilot(inference, spec, queue, 0 if config.lockstep else config.ahead, wait_s=0.5 * spec.period)
@@ -165,7 +171,9 @@ def node(config: Hardware, pilot: Pilot, folder: Path, *, whole: bool) -> Genera
         scene = Scene(task, spec, follows=not simulated)
         stack.callback(scene.close)
         connected = _robot(config, spec, scene, simulated)
-        recorder = Recorder(open_store(Path(config.store or folder / "store"), scene, spec))
+        path = Path(config.store or folder / "store")
+        open_store(path, scene, spec)
+        recorder = Recorder(path)
         stack.callback(recorder.close)
         person = pilot if isinstance(pilot, KeyboardPilot) else KeyboardPilot(spec)
         settings = Settings(
@@ -180,7 +188,9 @@ def node(config: Hardware, pilot: Pilot, folder: Path, *, whole: bool) -> Genera
             instruction=config.sentence or task.instruction,
             priority=0 if config.lockstep else config.priority,
         )
-        feeds: list[Feed] = []
+        feeds = [] if config.lockstep else [Feed(camera, task) for camera in config.cameras]
+        for feed in feeds:
+            stack.callback(feed.close)
         own = isinstance(connected, twin.Twin) and config.lockstep
         made = Node(
             connected,
@@ -191,24 +201,28 @@ def node(config: Hardware, pilot: Pilot, folder: Path, *, whole: bool) -> Genera
             human=person,
             feeds=feeds,
             recorder=recorder,
-            clock=cast("twin.Twin", connected).now if own else wait_clock,
+            clock=cast("twin.Twin", connected).now if own else now,
             pace=(lambda _: None) if own else wait_until,
             tell=_teller(folder),
+            operators=_operators(config, stack, spec),
         )
-        if not config.lockstep:
-            for camera in config.cameras:
-                feeds.append(Feed(camera, Simulated(scene, camera, made.seen_by_cameras), hz=10))
-                stack.callback(feeds[-1].close)
-        print(f"task: {settings.instruction}")
+        print(f"task: {settings.instruction}", flush=True)
         stack.enter_context(_signals(made))
         yield made
 
 
-def wait_clock() -> float:
-    """The clock that `wait_until` waits by."""
-    import time
-
-    return time.monotonic()
+def _operators(config: Hardware, stack: ExitStack, spec: RobotSpec) -> list[Operator]:
+    """Page and terminal, as far as they are there."""
+    found: list[Operator] = []
+    if config.page:
+        page = Page(config.page_port)
+        stack.callback(page.close)
+        print(f"the page is at {page.address}", flush=True)
+        found.append(page)
+    if (here := stack.enter_context(terminal())) is not None:
+        print(f"{HELP}\nmove: {jog_help(spec.names)}", flush=True)
+        found.append(here)
+    return found
 
 
 def _spec(config: Hardware) -> RobotSpec:
@@ -231,7 +245,7 @@ def _teller(folder: Path) -> Any:
     def tell(text: str) -> None:
         print(text, flush=True)
         with path.open("a", encoding="utf-8") as file:
-            file.write(f"{wait_clock():.3f} {text}\n")
+            file.write(f"{now():.3f} {text}\n")
 
     return tell
 

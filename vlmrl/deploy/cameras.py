@@ -1,88 +1,65 @@
-"""Cameras beside the control loop: each is read in a thread of its own, and its latest picture is there at any time."""
+"""Cameras beside the control loop: each is read in a process of its own, and its latest picture is always at hand."""
 
-import threading
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from multiprocessing.connection import Connection
+from typing import cast
 
 import numpy as np
 from jaxtyping import UInt8
 
-from vlmrl.deploy.scene import Scene
-from vlmrl.sim import make
+from vlmrl.deploy.child import Child
+from vlmrl.sim import Task, make
 
-
-class Source(Protocol):
-    """What takes pictures."""
-
-    def grab(self) -> tuple[UInt8[np.ndarray, "H W 3"], object]:
-        """One picture, and something that differs from the last time exactly if the camera lives."""
-        ...
-
-    def close(self) -> None:
-        """Free the device."""
-        ...
+Still = tuple[np.ndarray, np.ndarray]
+"""Joint and mark positions of a scene, which a simulated camera draws."""
 
 
 @dataclass(frozen=True)
 class Picture:
-    """One, and when it was taken by the monotonic clock."""
+    """One, and when it was asked for, by the clock of the control loop."""
 
     time: float
     pixels: UInt8[np.ndarray, "H W 3"]
 
 
 class Feed:
-    """The latest picture of a source."""
+    """The latest picture of a simulated camera: it looks at a copy of the task's world, kept where the robot is."""
 
-    def __init__(self, name: str, source: Source, *, hz: float) -> None:
-        self.name, self._source, self._period = name, source, 1 / hz
+    def __init__(self, name: str, task: Task, *, hz: float = 10.0) -> None:
+        self.name, self._period = name, 1 / hz
         self.latest: Picture | None = None
-        self._changed, self._mark = time.monotonic(), object()
-        self._ending = threading.Event()
-        self._thread = threading.Thread(target=self._read, name=f"camera {name}", daemon=True)
-        self._thread.start()
+        self._asked = self._changed = -np.inf
+        self._busy = False
+        self._child = Child(_draw, task, name)
+
+    def show(self, still: Still, now: float) -> None:
+        """Take what has come, and where it is time ask for the next picture; never waits."""
+        if (pixels := self._child.hear()) is not None:
+            self.latest, self._busy = Picture(self._asked, pixels), False
+            # A drawn picture may look like the last: what counts is that one came.
+            self._changed = now
+        if not self._busy and now - self._asked >= self._period and not self._child.dead:
+            self._asked, self._busy = now, True
+            self._child.send(still)
 
     def unchanged(self, now: float) -> float:
         """Since the picture last changed, s."""
         return now - self._changed
 
     def close(self) -> None:
-        """End the thread."""
-        self._ending.set()
-        self._thread.join(timeout=5)
-
-    def _read(self) -> None:
-        try:
-            while not self._ending.is_set():
-                begin = time.monotonic()
-                pixels, mark = self._source.grab()
-                self.latest = Picture(begin, pixels)
-                if mark != self._mark:
-                    self._changed, self._mark = begin, mark
-                self._ending.wait(max(0.0, begin + self._period - time.monotonic()))
-        finally:
-            self._source.close()
+        """End the process."""
+        self._child.close()
 
 
-class Simulated:
-    """Looks at a scene from outside the control loop, with a copy of the world and a graphics context of its own."""
+def _draw(pipe: Connection, task: Task, camera: str) -> None:
+    """Draw every scene that comes."""
+    import mujoco
 
-    def __init__(self, scene: Scene, camera: str, seen: Callable[[], tuple[np.ndarray, np.ndarray]]) -> None:
-        """`seen` gives the joint and mark positions to draw."""
-        self._env, self._camera, self._seen = make(scene.task), camera, seen
-        self._drawn = 0
-
-    def grab(self) -> tuple[UInt8[np.ndarray, "H W 3"], object]:
-        """Draw the present state."""
-        import mujoco
-
-        self._env.data.qpos[:], self._env.data.mocap_pos[:] = self._seen()
-        mujoco.mj_kinematics(self._env.model, self._env.data)
-        self._drawn += 1
-        return self._env.frame(self._camera), self._drawn
-
-    def close(self) -> None:
-        """Free the graphics context."""
-        self._env.close()
+    env = make(task)
+    try:
+        while True:
+            env.data.qpos[:], env.data.mocap_pos[:] = cast("Still", pipe.recv())
+            mujoco.mj_kinematics(env.model, env.data)
+            pipe.send(env.frame(camera))
+    finally:
+        env.close()

@@ -1,20 +1,19 @@
 """The policy, in a process of its own or, in lock step, in this one: it is asked with a tick, and answers with a chunk.
 
-A thread would share Python's lock with the control loop, and a vendor's serial driver waits for answers without giving
-it back; a process that hangs or dies leaves the loop on time.
+A policy that hangs or dies leaves the loop on time; one that has died is started again.
 """
 
-import signal
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from typing import Any, Protocol, cast
 
 import numpy as np
 from jaxtyping import Float
 
+from vlmrl.deploy.child import Child
+from vlmrl.deploy.clock import now, raise_priority
 from vlmrl.errors import RobotError, VlmrlError
 from vlmrl.evaluate.candidates import Candidate
 from vlmrl.evaluate.rollout import fresh
@@ -114,7 +113,7 @@ class Inline:
         begin = time.perf_counter()
         chunk = self._policy.act({key: value[None] for key, value in observation.items()})[0]
         note = self._policy.choices.text() if isinstance(self._policy, RerankedPolicy) else ""
-        self._answer = Answer(tick, np.asarray(chunk), time.perf_counter() - begin, note)
+        self._answer = Answer(tick, np.atleast_2d(chunk), time.perf_counter() - begin, note)
 
     def answer(self, wait_s: float) -> Answer | None:
         """It is there."""
@@ -129,47 +128,51 @@ class Inline:
 class Worker:
     """In another process, started again where it dies."""
 
-    def __init__(self, candidate: Candidate, task: Task) -> None:
-        """Start it, and wait until the policy is loaded.
+    def __init__(self, candidate: Candidate, task: Task, *, priority: int = 0) -> None:
+        """Start it, and wait until the policy is loaded; `priority` is its real-time priority where allowed.
 
         Raises:
             VlmrlError: if the policy cannot be made.
         """
-        self._made, self.restarts = (candidate, task), 0
+        self._made, self.restarts = (candidate, task, priority), 0
         self._episode, self._asked, self._begun = 0, False, ("", 0)
-        self._start()
-        if not self._pipe.poll(_START_S):
-            raise RobotError(f"the policy was not loaded within {_START_S:.0f} s")
-        self.about: About = self._told(self._receive())
+        self._child = Child(_serve, *self._made)
+        said = self._child.wait(_START_S)
+        if said is None:
+            raise RobotError(f"the policy was not loaded within {_START_S:.0f} s; its process says why above")
+        self.about: About = _told(said)
 
     @property
     def busy(self) -> bool:
         """Whether an answer is due."""
         return self._asked
 
+    @property
+    def pid(self) -> int:
+        """Of the policy's process."""
+        return self._child.pid
+
     def reset(self, instruction: str, seed: int) -> None:
         """Begin an episode."""
         self._episode, self._asked, self._begun = self._episode + 1, False, (instruction, seed)
-        self._send("reset", self._episode, instruction, seed)
+        self._child.send(("reset", self._episode, instruction, seed))
 
     def ask(self, observation: Mapping[str, np.ndarray], tick: int) -> None:
         """Ask for a chunk."""
         self._asked = True
-        self._send("act", self._episode, dict(observation), tick)
+        self._child.send(("act", self._episode, dict(observation), tick))
 
     def answer(self, wait_s: float) -> Answer | None:
         """The chunk, if it is there or comes in time; what belongs to an episode before is thrown away."""
-        until = time.monotonic() + wait_s
+        until = now() + wait_s
         while self._asked:
-            try:
-                if not self._pipe.poll(max(0.0, until - time.monotonic())):
-                    return None
-                said = self._receive()
-            except (EOFError, OSError):
-                self._again()
+            said = self._child.hear(max(0.0, until - now()))
+            if said is None:
+                if self._child.dead:
+                    self._again()
                 return None
             if not isinstance(said, tuple):
-                self._told(said)
+                _told(said)
                 continue
             episode, answer = cast("tuple[int, Answer]", said)
             if episode == self._episode:
@@ -179,61 +182,43 @@ class Worker:
 
     def close(self) -> None:
         """End the process."""
-        self._pipe.close()
-        self._process.join(timeout=5)
-        if self._process.is_alive():
-            self._process.kill()
-
-    def _start(self) -> None:
-        context = get_context("spawn")
-        self._pipe, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs, *self._made), daemon=True)
-        self._process.start()
-        theirs.close()
+        self._child.close()
 
     def _again(self) -> None:
         """It has died: start another, which may answer what is asked from now on."""
         self.restarts += 1
         if self.restarts > _RESTARTS:
-            raise RobotError(f"the policy's process ended {self.restarts} times; the last exit code is above")
-        self._pipe.close()
-        self._start()
-        self._asked = False
-        self._send("reset", self._episode, *self._begun)
-
-    def _send(self, *message: object) -> None:
-        try:
-            self._pipe.send(message)
-        except OSError:
-            self._again()
-
-    def _receive(self) -> object:
-        return cast("object", self._pipe.recv())
-
-    def _told(self, said: object) -> About:
-        if isinstance(said, VlmrlError):
-            raise said
-        assert isinstance(said, About)
-        return said
+            raise RobotError(f"the policy's process ended {self.restarts} times; it says why above")
+        self._child.close()
+        self._child, self._asked = Child(_serve, *self._made), False
+        self._child.send(("reset", self._episode, *self._begun))
 
 
-def _serve(pipe: Connection, candidate: Candidate, task: Task) -> None:
+def _told(said: object) -> About:
+    """What the policy is.
+
+    Raises:
+        VlmrlError: that kept it from being loaded.
+    """
+    if isinstance(said, VlmrlError):
+        raise said
+    assert isinstance(said, About)
+    return said
+
+
+def _serve(pipe: Connection, candidate: Candidate, task: Task, priority: int) -> None:
     """Load the policy, say what it is, and answer until the other end closes."""
-    # Ctrl-C reaches the node too, which ends this process when it is done.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        try:
-            policy = Inline(candidate.make(task))
-        except VlmrlError as error:
-            pipe.send(error)
-            return
-        pipe.send(policy.about)
-        while True:
-            kind, episode, *rest = cast("tuple[Any, ...]", pipe.recv())
-            if kind == "reset":
-                policy.reset(*rest)
-            else:
-                policy.ask(*rest)
-                pipe.send((episode, policy.answer(0.0)))
-    except (EOFError, OSError):
+        policy = Inline(candidate.make(task))
+    except VlmrlError as error:
+        pipe.send(error)
         return
+    raise_priority(priority)
+    pipe.send(policy.about)
+    while True:
+        kind, episode, *rest = cast("tuple[Any, ...]", pipe.recv())
+        if kind == "reset":
+            policy.reset(*rest)
+        else:
+            policy.ask(*rest)
+            pipe.send((episode, policy.answer(0.0)))

@@ -6,23 +6,23 @@ safety chain make of it what may be sent, send it, remember it.
 """
 
 import gc
-import os
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from jaxtyping import Float64
 
 from vlmrl.deploy.cameras import Feed
-from vlmrl.deploy.pilot import Asked, KeyboardPilot, Pilot, PolicyPilot, wait_until
+from vlmrl.deploy.clock import now, raise_priority, wait_until
+from vlmrl.deploy.pilot import Asked, KeyboardPilot, Pilot, PolicyPilot
 from vlmrl.deploy.recorder import Recorder, Rows, described
 from vlmrl.deploy.report import Report, Tally
 from vlmrl.deploy.scene import Scene
-from vlmrl.errors import ConfigError, DataError, RobotError
+from vlmrl.errors import DataError, RobotError, unknown
 from vlmrl.robot import Observed, Robot
 from vlmrl.safety import Command, Reading, Reason, Response, SafetyChain
 
@@ -32,7 +32,9 @@ WORDS = ("stop", "reset", "home", "start", "pause", "resume", "success", "failur
 _SLOWLY = 0.25
 """Share of each joint's speed at which targets move on the way home."""
 _HOME_S = 30.0
-_LOST_S = 0.5
+_READY_S = 30.0
+"""How long an automatic run waits for its checklist: cameras need a moment."""
+_LOST_S = 2.0
 """So long without a reading of the joints, and the robot counts as lost."""
 
 
@@ -95,8 +97,16 @@ class Status:
     person: bool = False
 
 
+class Operator(Protocol):
+    """Where a person sits: a terminal, a page."""
+
+    def attend(self, node: "Node") -> None:
+        """Pass on what the person said since the last tick, and show how things are; must not wait."""
+        ...
+
+
 class Node:
-    """Runs one robot. `say` may be called from any thread; everything else belongs to the thread of `run`."""
+    """Runs one robot, in one thread."""
 
     def __init__(
         self,
@@ -109,39 +119,50 @@ class Node:
         human: KeyboardPilot | None = None,
         feeds: Sequence[Feed] = (),
         recorder: Recorder | None = None,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] = now,
         pace: Callable[[float], None] = wait_until,
         tell: Callable[[str], None] = lambda text: None,
+        operators: Sequence[Operator] = (),
     ) -> None:
         """`clock` and `pace` are those of the robot's time: a twin in lock step has its own, and waits for nobody."""
         self.robot, self.spec, self.chain, self.settings = robot, robot.spec, chain, settings
         self.pilot, self.scene, self.human, self.feeds, self.recorder = pilot, scene, human, feeds, recorder
-        self._clock, self._pace, self._tell = clock, pace, tell
+        self.operators, self.told = operators, ""
+        self._clock, self._pace, self._say_so = clock, pace, tell
         self.state, self.status, self.tally = State.DISCONNECTED, Status(), Tally()
         self.ended, self.outcomes, self.discarded, self.priority = "", list[int](), 0, ""
+        self.goal_from: Callable[[Float64[np.ndarray, " J"]], Float64[np.ndarray, " J"]] = lambda seen: self.spec.home
+        """Where homing leads, rad, from where the joints are when it begins."""
+        self.goal = self.spec.home
         self._said: deque[str] = deque()
         self._heard = clock()
         self._seen: Observed | None = None
+        self._fresh = False
         self._rows, self._step, self._target = Rows(), 0, np.zeros(0)
         self._late_in_a_row, self._homing_since, self._person = 0, 0.0, False
-        self._still: tuple[np.ndarray, np.ndarray] | None = None
+        self._armed = clock()
 
     # ---- what others may do
 
     def say(self, word: str) -> None:
-        """Hear an operator; acted on at the next tick, a stop before everything else.
+        """Hear an operator, from any thread; acted on at the next tick, a stop before everything else.
 
         Raises:
             ConfigError: if it is no word of WORDS.
         """
         if word not in WORDS:
-            raise ConfigError(f"unknown word {word!r}; have: {', '.join(WORDS)}")
+            raise unknown("word", word, WORDS)
         self._said.appendleft(word) if word == "stop" else self._said.append(word)
         self.alive()
 
+    @property
+    def time(self) -> float:
+        """By the clock of the robot, s."""
+        return self._clock()
+
     def alive(self) -> None:
         """The operator is there."""
-        self._heard = time.monotonic()
+        self._heard = self._clock()
 
     # ---- the loop
 
@@ -175,7 +196,9 @@ class Node:
         return due
 
     def _tick(self, due: float) -> None:
-        now, begin = self._clock(), time.perf_counter()
+        started, begin = self._clock(), time.perf_counter()
+        for operator in self.operators:
+            operator.attend(self)
         self._obey()
         seen = self._observe()
         observed = time.perf_counter()
@@ -184,14 +207,14 @@ class Node:
             return
         observation = self._look(seen)
         asked = self._ask(observation, seen)
-        command = self.chain.step(asked.position, self._reading(now, seen, asked))
+        command = self.chain.step(asked.position, self._reading(started, seen, asked))
         before = time.perf_counter()
         sent = self._send(command)
         after = time.perf_counter()
         self._remember(asked, command, sent)
         self._follow(command, seen)
         if self.state is State.RUNNING:
-            spent = {"observe": observed - begin, "send": after - before, "late": now - due}
+            spent = {"observe": observed - begin, "send": after - before, "late": started - due}
             for name, seconds in (spent | {"tick": time.perf_counter() - begin}).items():
                 self.tally.seconds[name].append(max(0.0, seconds))
 
@@ -201,9 +224,11 @@ class Node:
         """The joints; the last reading again while the robot does not answer, None where there was none."""
         if self.state in (State.DISCONNECTED, State.FAULT):
             return None
+        self._fresh = True
         try:
             self._seen = self.robot.observe()
         except RobotError as error:
+            self._fresh = False
             self.tally.missed += 1
             if self._seen is None or self._clock() - self._seen.time > _LOST_S:
                 self._fail(str(error))
@@ -215,8 +240,9 @@ class Node:
         if self.scene is None:
             return {"state": np.concatenate([seen.position, seen.velocity]).astype(np.float32)}
         self.scene.follow(seen)
-        self._still = self.scene.still()
         observation = self.scene.observe()
+        for feed in self.feeds:
+            feed.show(self.scene.still(), self._clock())
         if self.state is State.RUNNING:
             solved = self._step > 0 and self.scene.solved()
             self._rows.see(seen.time, observation, solved)
@@ -254,23 +280,24 @@ class Node:
                     return Asked(self.chain.rest)
             case State.HOMING:
                 most = np.array([j.velocity for j in self.spec.joints]) * self.spec.period * _SLOWLY
-                self._target = self._target + (self.spec.home - self._target).clip(-most, most)
+                self._target = self._target + (self.goal - self._target).clip(-most, most)
                 return Asked(self._target)
             case _:
                 return Asked(self.chain.rest)
 
-    def _reading(self, now: float, seen: Observed, asked: Asked) -> Reading:
+    def _reading(self, started: float, seen: Observed, asked: Asked) -> Reading:
         if self.recorder is not None and self.recorder.failed:
             self.chain.stop(Reason.RECORDER, self.recorder.failed)
         running = self.state is State.RUNNING
         return Reading(
-            now,
-            position=seen.position,
-            current=seen.current,
-            observation_age=max(0.0, now - seen.time),
+            started,
+            # An old reading says nothing of where the robot is now.
+            position=seen.position if self._fresh else None,
+            current=seen.current if self._fresh else None,
+            observation_age=max(0.0, started - seen.time),
             action_age=asked.late_s if running else None,
-            camera_unchanged={feed.name: feed.unchanged(time.monotonic()) for feed in self.feeds if running},
-            heartbeat_age=time.monotonic() - self._heard if self.settings.heartbeat and running else None,
+            camera_unchanged={feed.name: feed.unchanged(started) for feed in self.feeds if running},
+            heartbeat_age=self._clock() - self._heard if self.settings.heartbeat and running else None,
             overruns=self._late_in_a_row if running else 0,
         )
 
@@ -317,7 +344,9 @@ class Node:
 
     def _follow(self, command: Command, seen: Observed) -> None:
         """Where a stop, or an arrival, leads."""
-        if self.chain.latched is not None and self.state is not State.STOPPED:
+        if self.state in (State.STOPPED, State.FAULT):
+            return
+        if self.chain.latched is not None:
             reason, words = self.chain.latched
             if self.state in (State.RUNNING, State.PAUSED):
                 self._end(0 if self.settings.judge else -1, f"stopped by {reason.name.lower()}")
@@ -327,12 +356,12 @@ class Node:
             if self.settings.auto:
                 self._finish(f"stopped by {reason.name.lower()}: {words}; an operator must reset")
         elif self.state is State.HOMING:
-            arrived = np.abs(command.position - self.spec.home).max() < 1e-3 and np.abs(seen.velocity).max() < 0.05
+            arrived = np.abs(command.position - self.goal).max() < 1e-3 and np.abs(seen.velocity).max() < 0.05
             if arrived and self.chain.resting:
                 self._enter(State.ARMED)
             elif self._clock() - self._homing_since > _HOME_S:
-                away = int(np.abs(seen.position - self.spec.home).argmax())
-                self.chain.stop(Reason.TRACKING, f"not at home after {_HOME_S:.0f} s: {self.spec.names[away]}")
+                away = int(np.abs(seen.position - self.goal).argmax())
+                self.chain.stop(Reason.TRACKING, f"not there after {_HOME_S:.0f} s: {self.spec.names[away]}")
         elif self.state is State.ARMED and self.settings.auto and self.pilot is not None:
             self.say("start")
 
@@ -362,12 +391,12 @@ class Node:
                     self._start()
                 case "pause", State.RUNNING:
                     self._enter(State.PAUSED)
-                case ("resume" | "start"), State.PAUSED:
+                case (("resume" | "start"), State.PAUSED):
                     self._enter(State.RUNNING)
                 case "take", State.RUNNING if self.human is not None and self._seen is not None:
                     self._person = not self._person
                     self.human.begin("", 0, self._seen)
-                case ("success" | "failure" | "discard"), State.RUNNING | State.PAUSED:
+                case (("success" | "failure" | "discard"), State.RUNNING | State.PAUSED):
                     self._end({"success": 1, "failure": 0, "discard": -2}[word], f"{word}, says the operator")
                 case _:
                     self._tell(f"{word}: not while {self.state}")
@@ -393,6 +422,7 @@ class Node:
         self._seen = seen = self.robot.observe()
         if told := self.chain.begin(seen.position):
             self._tell(f"outside its limits, so it may only move inwards: {'; '.join(told.values())}")
+        self.goal = self.goal_from(seen.position)
         self._target, self._homing_since = seen.position.copy(), self._clock()
         if self.scene is not None:
             self.scene.begin(self.seed)
@@ -412,9 +442,9 @@ class Node:
         """Begin an episode, if nothing speaks against it."""
         if wrong := self.problems():
             text = f"the episode cannot start: {'; '.join(wrong)}"
-            self._tell(text)
-            if self.settings.auto:
-                self._finish(text)
+            if not self.settings.auto or self._clock() - self._armed > _READY_S:
+                self._tell(text)
+                self._finish(text if self.settings.auto else "")
             return
         assert self.pilot is not None and self.scene is not None and self._seen is not None  # noqa: PT018 - looked at
         self._rows, self._step, self._person, self._late_in_a_row = Rows(), 0, False, 0
@@ -437,7 +467,7 @@ class Node:
             if not joint.lower - 0.02 <= q <= joint.upper + 0.02
         ]
         for feed in self.feeds:
-            age = np.inf if feed.latest is None else time.monotonic() - feed.latest.time
+            age = np.inf if feed.latest is None else self._clock() - feed.latest.time
             if not age < 1.0:
                 found.append(f"camera {feed.name!r} has given no picture for {age:.1f} s")
         found += self.pilot.problems(self.spec, described(self.scene, self.spec))
@@ -446,7 +476,7 @@ class Node:
             found += [strange] if strange else []
         if self.recorder is not None and self.recorder.failed:
             found.append(self.recorder.failed)
-        if self.settings.heartbeat and time.monotonic() - self._heard > 1.0:
+        if self.settings.heartbeat and self._clock() - self._heard > 1.0:
             found.append("no operator is heard: open the page")
         return found
 
@@ -461,7 +491,7 @@ class Node:
         self._person = False
         if len(self.outcomes) >= self.settings.episodes:
             self._finish("all episodes done")
-        elif self.chain.latched is None:
+        if self.chain.latched is None:
             self._next()
 
     def _next(self) -> None:
@@ -506,8 +536,13 @@ class Node:
 
     def _enter(self, state: State, why: str = "") -> None:
         if state is not self.state:
+            self._armed = self._clock()
             self._tell(f"{state}{': ' if why else ''}{why}")
         self.state = state
+
+    def _tell(self, text: str) -> None:
+        self.told = text
+        self._say_so(text)
 
     def _finish(self, why: str) -> None:
         self.ended = self.ended or why
@@ -523,15 +558,8 @@ class Node:
         except RobotError:
             self.robot.stop()
         finally:
-            if self.pilot is not None:
-                self.pilot.close()
             self.robot.close()
             self._enter(State.DISCONNECTED)
-
-    def seen_by_cameras(self) -> tuple[np.ndarray, np.ndarray]:
-        """Joint and mark positions of the last tick, for simulated cameras."""
-        assert self.scene is not None
-        return self.scene.still() if self._still is None else self._still
 
     def report(self) -> Report:
         """What the run was like so far."""
@@ -551,15 +579,3 @@ class Node:
             discarded=self.discarded,
             **found,
         )
-
-
-def raise_priority(priority: int) -> str:
-    """Ask the kernel to run this thread before all ordinary ones; what came of it, in words."""
-    if not priority:
-        return "not asked for"
-    try:
-        # Threads and processes that are started from here stay ordinary.
-        os.sched_setscheduler(0, os.SCHED_FIFO | os.SCHED_RESET_ON_FORK, os.sched_param(priority))
-    except (OSError, AttributeError) as error:
-        return f"ordinary ({error})"
-    return f"SCHED_FIFO {priority}"

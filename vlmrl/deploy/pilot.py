@@ -1,7 +1,6 @@
 """Who says where the joints are to go: a policy, a keyboard, or another arm that a person moves."""
 
 import math
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
@@ -16,7 +15,7 @@ from vlmrl.evaluate.recent import Recent
 from vlmrl.robot import Observed, Robot, RobotSpec
 
 _FARTHEST = 20.0
-"""Deviations of the training data by which an observation may differ from its mean, before it counts as another unit."""
+"""Deviations of the training data by which an observation may differ from its mean and still be in the same unit."""
 _JOG = 0.04
 """What one key press moves a joint, rad."""
 JOGS = ("qa", "ws", "ed", "rf", "tg", "yh", "uj", "ik")
@@ -164,7 +163,7 @@ def mismatch(column: str, trained: Mapping[str, object] | None, here: Mapping[st
         return f"the policy sees {column}, which this robot does not show"
     for what in ("names", "units"):
         was, is_ = (list(map(str, side[what])) for side in (trained, here))  # type: ignore[call-overload]
-        if sorted(was) == sorted(is_) != was:
+        if was != is_ and sorted(was) == sorted(is_):
             return f"{column}: the policy's {what} are in another order: {', '.join(was)}"
         if was != is_:
             k = next((k for k, (a, b) in enumerate(zip(was, is_, strict=False)) if a != b), min(len(was), len(is_)))
@@ -241,9 +240,3 @@ class LeaderPilot:
     def close(self) -> None:
         """Give its bus back."""
         self.leader.close()
-
-
-def wait_until(moment: float) -> None:
-    """Sleep to a moment of the monotonic clock."""
-    if (seconds := moment - time.monotonic()) > 0:
-        time.sleep(seconds)

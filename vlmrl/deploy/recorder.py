@@ -1,17 +1,19 @@
 """Every episode into a store, written beside the control loop: what is committed survives whatever happens next."""
 
-import queue
-import threading
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from jaxtyping import UInt8
 
+from vlmrl.deploy.child import Child
+from vlmrl.deploy.clock import now
 from vlmrl.deploy.scene import Scene
-from vlmrl.errors import ConfigError, VlmrlError
+from vlmrl.errors import ConfigError, DataError, VlmrlError
 from vlmrl.robot import RobotSpec
 from vlmrl.safety import Reason
 from vlmrl.store import Store
@@ -118,26 +120,59 @@ def described(scene: Scene, spec: RobotSpec) -> dict[str, dict[str, Any]]:
 
 
 class Recorder:
-    """Appends episodes in a thread: a part is written and synced between two episodes, not in the control loop."""
+    """Appends episodes in a process of its own, which also finishes what it was given when the node is killed."""
 
-    def __init__(self, store: Store) -> None:
-        self.store, self.failed = store, ""
-        self._waiting: queue.Queue[Episode | None] = queue.Queue()
-        self._thread = threading.Thread(target=self._write, name="recorder", daemon=True)
-        self._thread.start()
+    def __init__(self, path: Path) -> None:
+        """Append to the store at a path."""
+        self._failed, self._child, self._given, self._written = "", Child(_write, path), 0, 0
+        self.path = path
+
+    @property
+    def pid(self) -> int:
+        """Of the process."""
+        return self._child.pid
+
+    @property
+    def failed(self) -> str:
+        """Why nothing can be recorded any more, empty where it can."""
+        while (said := self._child.hear()) is not None:
+            self._written, self._failed = self._written + (not said), self._failed or said
+        if self._child.dead and not self._failed:
+            self._failed = "the recorder's process has ended"
+        return self._failed
 
     def put(self, episode: Episode) -> None:
         """Have an episode written."""
-        self._waiting.put(episode)
+        self._given += 1
+        self._child.send(episode)
 
-    def close(self) -> None:
-        """Wait until all is written."""
-        self._waiting.put(None)
-        self._thread.join()
+    def close(self, patience_s: float = 60.0) -> None:
+        """Wait until all is written.
 
-    def _write(self) -> None:
-        while (episode := self._waiting.get()) is not None:
-            try:
-                self.store.append([episode])
-            except (OSError, VlmrlError) as error:
-                self.failed = f"{self.store.path} cannot be written: {error}"
+        Raises:
+            DataError: if it could not be.
+        """
+        until = now() + patience_s
+        while not self.failed and self._written < self._given and now() < until:
+            time.sleep(0.01)
+        failed, missing = self.failed, self._given - self._written
+        self._child.close()
+        if missing:
+            raise DataError(f"{missing} of {self._given} episodes were not recorded in {self.path}: {failed}")
+
+
+def _write(pipe: Connection, path: Path) -> None:
+    """Append what comes; answer each with nothing, or with what went wrong."""
+    store = Store.open(path)
+    while True:
+        episode = cast("Episode", pipe.recv())
+        try:
+            store.append([episode])
+            said = ""
+        except (OSError, VlmrlError) as error:
+            said = f"{path} cannot be written: {error}"
+        try:
+            pipe.send(said)
+        except OSError:
+            # The node is gone; what it gave is still written.
+            continue

@@ -56,6 +56,9 @@ class ActionQueue:
         over = 0 if self.seam == "hold" and waited else tick - asked
         self.stale += over >= len(chunk)
         fresh = chunk[over:] if over < len(chunk) else chunk[-1:]
+        if self._last is not None and self._last.shape != fresh.shape[1:]:
+            # No action of this robot; the safety chain says so when its turn comes.
+            self.clear()
         old = [self._plan[k] for k in sorted(self._plan) if k >= tick]
         if self.seam == "ensemble":
             self._chunks = [(start, c) for start, c in self._chunks if start + len(c) > tick] + [(tick, fresh)]

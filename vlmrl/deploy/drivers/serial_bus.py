@@ -63,6 +63,13 @@ class Units:
         return self._sign * np.array(counts) * unit
 
 
+def zeros_at(measured: Float64[np.ndarray, " J"], spec: RobotSpec, config: Config) -> list[int]:
+    """Encoder steps of the joints' zeros, given what they measured with the present ones in the home pose."""
+    units = Units(spec, config)
+    before = units.steps(np.zeros(len(spec.joints)))
+    return [int(z) for z in before + units.steps(measured) - units.steps(spec.home)]
+
+
 def signed(value: int, length: int, *, magnitude: bool = False) -> int:
     """A register's number: two's complement, or a sign bit and a magnitude."""
     top = 1 << (8 * length - 1)
