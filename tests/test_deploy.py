@@ -357,9 +357,9 @@ def test_lock_step_and_evaluation_give_the_same_trajectory(task: str, tmp_path: 
     from vlmrl.evaluate.collect import record
     from vlmrl.sim import load_task
 
-    store = lockstep(tmp_path / "run", task=task, episodes=2, seed=1_000_000)
+    store = lockstep(tmp_path / "run", task=task, episodes=2, seed=0)
     loaded = load_task(task)
-    seeds = [1_000_000, 1_000_001]
+    seeds = [0, 1]
     for name, other in zip(store.episodes.id, record(loaded, Candidate("expert").make(loaded), seeds), strict=True):
         one = store.episode(name)
         np.testing.assert_array_equal(one.obs["state"], other.obs["state"])
