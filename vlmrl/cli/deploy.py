@@ -234,8 +234,7 @@ def _robot(config: Hardware, spec: RobotSpec, scene: Scene, simulated: bool) -> 
     if simulated:
         return twin.Twin(spec, twin.Config(real_time=not config.lockstep), scene.world)
     options = {**(config.options or {}), **({"port": config.port} if config.port else {})}
-    # One try a tick: the next tick is the next one.
-    return robot(spec, name=config.driver, **({"tries": 1} | options))
+    return robot(spec, name=config.driver, **({"once": True} | options))
 
 
 def _teller(folder: Path) -> Any:

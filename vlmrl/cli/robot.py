@@ -188,6 +188,9 @@ def simulate(
     # It stands for hardware, which is not slowed down by what else a computer does.
     raise_priority(60)
     line = Line(Plant(spec, clock=time.monotonic), make or spec.driver, seed=seed)
+    for servo in line.servos.values():
+        # As a robot that was used before: without torque it would have fallen by the time that somebody connects.
+        servo.write(servo.layout.torque[0], b"\x01")
 
     def hear(said: str) -> bool:
         if not said:

@@ -32,6 +32,7 @@ WORDS = ("stop", "reset", "home", "start", "pause", "resume", "success", "failur
 _SLOWLY = 0.25
 """Share of each joint's speed at which targets move on the way home."""
 _HOME_S = 30.0
+_TRIES = 5
 _READY_S = 30.0
 """How long an automatic run waits for its checklist: cameras need a moment."""
 _LOST_S = 2.0
@@ -235,6 +236,15 @@ class Node:
                 return None
         return self._seen
 
+    def _reach(self) -> Observed:
+        """A reading while nothing moves, for which there is time."""
+        for _ in range(_TRIES - 1):
+            try:
+                return self.robot.observe()
+            except RobotError:
+                self.tally.missed += 1
+        return self.robot.observe()
+
     def _look(self, seen: Observed) -> Mapping[str, np.ndarray]:
         """The policy's observation, recorded as a new row; an episode that is over ends here."""
         if self.scene is None:
@@ -411,7 +421,7 @@ class Node:
     def _connect(self) -> None:
         """Open the robot and read it once; an automatic run goes on to its first pose."""
         self.robot.connect()
-        self._seen = self.robot.observe()
+        self._seen = self._reach()
         self._enter(State.IDLE)
         if self.settings.auto:
             self._go_home()
@@ -419,7 +429,7 @@ class Node:
     def _go_home(self) -> None:
         """Torque on, and slowly to the home pose; a twin in a scene will be put where its episode starts."""
         self.robot.enable()
-        self._seen = seen = self.robot.observe()
+        self._seen = seen = self._reach()
         if told := self.chain.begin(seen.position):
             self._tell(f"outside its limits, so it may only move inwards: {'; '.join(told.values())}")
         self.goal = self.goal_from(seen.position)
