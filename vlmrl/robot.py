@@ -90,6 +90,21 @@ class RobotSpec:
         return np.array([joint.home for joint in self.joints])
 
     @property
+    def centre(self) -> Float64[np.ndarray, " J"]:
+        """Middle of each joint's range, rad: action 0."""
+        return np.array([(joint.upper + joint.lower) / 2 for joint in self.joints])
+
+    @property
+    def half(self) -> Float64[np.ndarray, " J"]:
+        """Half of each joint's range, rad: what an action of 1 is away from the middle."""
+        return np.array([(joint.upper - joint.lower) / 2 for joint in self.joints])
+
+    @property
+    def action_units(self) -> tuple[str, ...]:
+        """What 1 means in each number of an action: -1 and 1 are the ends of the joint's range."""
+        return tuple(f"{h:.4g} rad about {c:.4g} rad" for h, c in zip(self.half, self.centre, strict=True))
+
+    @property
     def period(self) -> float:
         """Between commands, s."""
         return 1.0 / self.control_hz

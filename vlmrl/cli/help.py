@@ -63,6 +63,15 @@ EXAMPLES = {
   vlmrl evaluate compare RUN RUN out=PAGE         several runs on one page
   vlmrl stats n --margin 0.05 --rate 0.8          how many episodes are needed?
   vlmrl evaluate out=runs/today ...               the same command with the same `out` goes on where it was cut""",
+    "deploy": """
+  vlmrl deploy policy=expert task=so101/reach driver=mujoco        the twin of the arm, in real time
+  vlmrl deploy policy=FOLDER task=so101/reach port=/dev/ttyACM0    the arm itself, or vlmrl robot simulate
+  vlmrl deploy policy=FOLDER task=so101/reach port=/dev/ttyACM0 page=true     started and stopped from a page
+  vlmrl deploy policy=expert task=so101/push driver=mujoco lockstep=true whole=true   as vlmrl evaluate does
+  vlmrl deploy policy=FOLDER driver=mujoco limits.success=0.8 limits.overruns=0.001   fail where it is worse""",
+    "record": """
+  vlmrl record task=so101/reach driver=mujoco store=runs/demos     by keyboard, on the twin
+  vlmrl record task=so101/reach port=/dev/ttyACM0 by=leader leader_port=/dev/ttyACM1 store=runs/demos""",
 }
 
 

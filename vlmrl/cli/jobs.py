@@ -7,7 +7,21 @@ from typing import Any
 
 from vlmrl import config as configuration
 from vlmrl.annotate import LABELERS
-from vlmrl.cli import audit, benchmark, compare, evaluate, help, label, route, run, score, serve, settings, train
+from vlmrl.cli import (
+    audit,
+    benchmark,
+    compare,
+    deploy,
+    evaluate,
+    help,
+    label,
+    route,
+    run,
+    score,
+    serve,
+    settings,
+    train,
+)
 from vlmrl.learn import LEARNERS
 
 
@@ -30,6 +44,8 @@ JOBS = {
     "score": Job(score.ScoreConfig, score.main, {"rewarder": score.SCORERS}),
     "train": Job(train.TrainConfig, train.main, {"learner": LEARNERS}),
     "evaluate": Job(evaluate.EvaluateConfig, evaluate.main),
+    "deploy": Job(deploy.DeployConfig, deploy.main),
+    "record": Job(deploy.RecordConfig, deploy.record),
 }
 
 OF_LABEL = ("audit", "benchmark", "route", "serve")

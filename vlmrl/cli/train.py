@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from vlmrl import config as configuration
 from vlmrl.cli.pool import side_by_side
-from vlmrl.errors import ConfigError
+from vlmrl.errors import ConfigError, unknown
 from vlmrl.evaluate.rollout import FIRST_CURVE_SEED, rollout
 from vlmrl.learn import fit, learner
 from vlmrl.nn import PolicyNetwork, product_dtype
@@ -35,6 +35,8 @@ class TrainConfig:
     """One policy each."""
     obs: tuple[str, ...] = ("state",)
     """Observation keys that the policy sees."""
+    action: str = "action"
+    """Column of actions to learn; action_requested: what was asked of a robot, before the safety chain."""
     curve_task: str | None = None
     """Task in which success is measured during training, for learning curves only."""
     curve_every: int = 2_000
@@ -60,6 +62,7 @@ class Training:
     curve_task: str | None = None
     curve_every: int = 2_000
     curve_episodes: int = 10
+    action: str = "action"
 
     @property
     def done(self) -> bool:
@@ -78,7 +81,7 @@ class Training:
             "reward": self.reward or "none",
             "data": Store.open(self.store).data_hash,
             "seed": self.seed,
-        }
+        } | ({"action": self.action} if self.action != "action" else {})
 
 
 def main(content: Mapping[str, Any], folder: Path) -> None:
@@ -91,6 +94,8 @@ def main(content: Mapping[str, Any], folder: Path) -> None:
         raise ConfigError(
             f"unknown reward column {config.reward!r}; have: {', '.join(sorted(store.rewards())) or 'none'}"
         )
+    if config.action not in ("action", *(name for name in store.columns() if name == "action_requested")):
+        raise unknown("column of actions", config.action, ["action", "action_requested (of a robot's recordings)"])
     for problem in autoresets(store):
         print(f"warning, {config.store}: {problem}")
     write_json(folder / "config.json", masked(dict(content)))
@@ -108,6 +113,7 @@ def main(content: Mapping[str, Any], folder: Path) -> None:
             config.curve_task,
             config.curve_every,
             config.curve_episodes,
+            config.action,
         )
         for seed in config.seeds
     ]
@@ -135,7 +141,7 @@ def train(training: Training) -> None:
     metrics.path.unlink(missing_ok=True)
     store = Store.open(training.store)
     config = configuration.build(learner(training.learner["name"]).Config, training.learner, where="learner")
-    transitions = store.transitions(training.obs, training.reward)
+    transitions = store.transitions(training.obs, training.reward, action=training.action)
     with curve(training) as measure:
         learned = fit(
             training.learner["name"],
@@ -148,7 +154,8 @@ def train(training: Training) -> None:
             quiet=True,
         )
     products = product_dtype(getattr(config, "precision", "float32"))
-    facts = training.facts() | {"transitions": len(transitions), "products": str(products)}
+    columns = {name: store.attributes.get(name, {}) for name in (*(f"obs/{key}" for key in training.obs), "action")}
+    facts = training.facts() | {"transitions": len(transitions), "products": str(products), "columns": columns}
     if learned.critic is not None:
         name = f"critic of {training.name}"
         LearnedValue(learned.critic, name, training.obs, facts).save_pretrained(folder / "critic")

@@ -178,7 +178,7 @@ def create_store(
     env = make(task)
     try:
         names = {"obs/state": env.state_names, "action": env.action_names}
-        units = {"obs/state": list(env.state_units), "action": "normalised"}
+        units = {"obs/state": list(env.state_units), "action": list(env.action_units)}
     finally:
         env.close()
     meta = {"task": task.name, "control_hz": task.control_hz, "render": _rendering(task, cameras)} | task_key(task)

@@ -91,6 +91,11 @@ class SafetyChain:
         """Whether the commanded motion has come to rest."""
         return self.motion.resting
 
+    @property
+    def rest(self) -> Joints:
+        """Where the robot would come to rest if it braked now, rad: what to ask for in order to stand still."""
+        return self._checked_braking.at(self._checked_braking.seconds).position
+
     def begin(self, position: Joints) -> Mapping[Reason, str]:
         """Take the measured pose, at rest, as where the robot is; a latched stop stays.
 
@@ -223,7 +228,7 @@ class SafetyChain:
         reason = Reason.WORKSPACE if excess[0] > self._excess[0] + _SAME else Reason.COLLISION
         what = "outside the workspace" if reason is Reason.WORKSPACE else "too near another part of the robot"
         reasons[reason] = f"the asked pose is {max(excess) * 1e3:.1f} mm {what}"
-        rest = self._checked_braking.at(self._checked_braking.seconds).position
+        rest = self.rest
         near, far = 0.0, 1.0
         for _ in range(_HALVINGS):
             middle = (near + far) / 2

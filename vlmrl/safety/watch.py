@@ -54,6 +54,8 @@ class Reason(IntEnum):
     """The connection to the robot failed."""
     START = 16
     """The robot stands outside its limits."""
+    RECORDER = 17
+    """What happens can no longer be recorded."""
 
 
 RESPONSES: Mapping[Reason, Response] = {
@@ -70,6 +72,7 @@ RESPONSES: Mapping[Reason, Response] = {
     Reason.OVERRUN: Response.CONTROLLED_STOP,
     Reason.HEARTBEAT: Response.CONTROLLED_STOP,
     Reason.OPERATOR: Response.CONTROLLED_STOP,
+    Reason.RECORDER: Response.CONTROLLED_STOP,
     Reason.TRACKING: Response.STOP,
     Reason.CURRENT: Response.STOP,
     Reason.DRIVER: Response.STOP,

@@ -38,9 +38,14 @@ def columns(episode: Episode) -> dict[str, np.ndarray]:
         "has_action": episode.has_action,
         "has_next": episode.has_next,
     }
-    state = {} if episode.sim_state is None else {"sim_state": episode.sim_state}
+    optional = {
+        "sim_state": episode.sim_state,
+        "action_requested": episode.requested,
+        "intervention": episode.intervention,
+    }
+    given = {name: values for name, values in optional.items() if values is not None}
     obs = {f"obs/{key}": value for key, value in episode.obs.items()}
-    return fixed | obs | state | {f"truth/{key}": value for key, value in episode.truth.items()}
+    return fixed | obs | given | {f"truth/{key}": value for key, value in episode.truth.items()}
 
 
 def create(folder: Path) -> zarr.Group:

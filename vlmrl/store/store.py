@@ -156,6 +156,8 @@ class Store:
             images={camera: image for camera, image in found.items() if image is not None},
             truth={k.removeprefix("truth/"): v for k, v in columns.items() if k.startswith("truth/")},
             sim_state=columns.get("sim_state"),
+            requested=columns.get("action_requested"),
+            intervention=columns.get("intervention"),
             robot=table.robot[place],
             seed=int(table.seed[place]),
             success=int(table.success[place]),
@@ -188,19 +190,26 @@ class Store:
         """
         return read_frames(self.snapshot, self.cache, camera, np.asarray(rows, np.int64), size)
 
-    def transitions(self, obs: Sequence[str] = ("state",), reward: str | None = None) -> Transitions:
+    def transitions(
+        self, obs: Sequence[str] = ("state",), reward: str | None = None, *, action: str = "action"
+    ) -> Transitions:
         """Every row with an action and a next row; `reward` names a reward column, None gives zeros.
+
+        `action` is the column of actions: `action_requested` for what a robot's policy or operator asked for, before
+        the safety chain made of it what was sent; rows where nothing was asked are left out.
 
         Raises:
             DataError: if the reward column does not cover every transition.
         """
-        rows = np.flatnonzero(self.column("has_action") & self.column("has_next"))
+        taken = self.column(action)
+        asked = np.isfinite(taken).all(1) | (action == "action")
+        rows = np.flatnonzero(self.column("has_action") & self.column("has_next") & asked)
         seen = np.concatenate([self.column(f"obs/{key}") for key in obs], axis=1)
         episode = self.episodes.of_row(rows)
         ends = self.episodes.terminated[episode] & (rows + 2 == self.episodes.stop[episode])
         return Transitions(
             obs=seen[rows],
-            action=self.column("action")[rows],
+            action=taken[rows],
             reward=rewards.on_rows(self.snapshot, reward, rows),
             mask=np.where(ends, 0, 1).astype(np.float32),
             next_obs=seen[rows + 1],

@@ -16,9 +16,25 @@ from vlmrl.store import disk, layout
 from vlmrl.store.video import FrameTable, frame_table
 from vlmrl.types import NO_FRAME, Episode, Frames, Video
 
-DTYPES = {"action": "float32", "time": "float64", "has_action": "bool", "has_next": "bool", "sim_state": "float64"}
+DTYPES = {
+    "action": "float32",
+    "action_requested": "float32",
+    "intervention": "uint8",
+    "time": "float64",
+    "has_action": "bool",
+    "has_next": "bool",
+    "sim_state": "float64",
+}
 """Of the columns whose name fixes it; `obs/*` and `truth/*` are float32."""
-RANKS = {"action": 2, "time": 1, "has_action": 1, "has_next": 1, "sim_state": 2}
+RANKS = {
+    "action": 2,
+    "action_requested": 2,
+    "intervention": 1,
+    "time": 1,
+    "has_action": 1,
+    "has_next": 1,
+    "sim_state": 2,
+}
 
 
 @dataclass

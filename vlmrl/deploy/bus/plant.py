@@ -17,12 +17,19 @@ class Plant:
     """Joints of one robot, by their number; everything in rad, rad/s and A."""
 
     def __init__(
-        self, spec: RobotSpec, *, model: mujoco.MjModel | None = None, clock: Callable[[], float] | None = None
+        self,
+        spec: RobotSpec,
+        *,
+        scene: tuple[mujoco.MjModel, mujoco.MjData] | None = None,
+        clock: Callable[[], float] | None = None,
     ) -> None:
-        """Stand at home, without torque; `clock` gives seconds, None lets `advance` move time."""
+        """Stand at home, without torque; `clock` gives seconds, None lets `advance` move time.
+
+        `scene` is a world that holds the robot's model and more.
+        """
         self.spec = spec
-        self.model = model or mujoco.MjModel.from_xml_path(str(spec.path))
-        self.data = mujoco.MjData(self.model)
+        self.model = scene[0] if scene else mujoco.MjModel.from_xml_path(str(spec.path))
+        self.data = scene[1] if scene else mujoco.MjData(self.model)
         self._clock, self._last = clock, clock() if clock else 0.0
         self._owed = 0.0
         names = spec.names
@@ -47,6 +54,10 @@ class Plant:
         self._owed = min(self._owed + now - self._last, _LONGEST_S)
         self._last = now
         self._step(most)
+
+    def look(self) -> None:
+        """Bring places and contacts to the present joint positions."""
+        mujoco.mj_forward(self.model, self.data)
 
     def advance(self, seconds: float) -> None:
         """Step the physics; what is left of a step is kept for the next time."""

@@ -10,7 +10,7 @@ import serial
 from jaxtyping import Float64
 
 from vlmrl.deploy.drivers import serial_bus
-from vlmrl.deploy.drivers.serial_bus import LATE_S, Units, check_port, check_servos, signed
+from vlmrl.deploy.drivers.serial_bus import LATE_S, Units, check_port, check_servos, share, signed
 from vlmrl.errors import RobotError
 from vlmrl.robot import Observed, RobotSpec
 
@@ -49,6 +49,7 @@ class Dynamixel:
             raise RobotError(f"robot {self.spec.name!r}: {self._config.port} cannot be opened: {error}") from error
         if not opened:
             raise RobotError(f"robot {self.spec.name!r}: {self._config.baud} is no baud rate of this bus")
+        share(self._port.ser, self.spec.name)
         found = {i: self._ping(i) for i in self._units.ids}
         check_servos(found, wanted=self._config.model, spec=self.spec, config=self._config)
         self._reader = sdk.GroupSyncRead(self._port, self._packets, _LOAD, _SPAN)
@@ -72,7 +73,7 @@ class Dynamixel:
         """Torque on, at which each servo holds where it is; then goals to there."""
         for i in self._units.ids:
             self._switch_on(i)
-        self.command(self.observe().position)
+        self.command(self._read(self._config.tries).position)
 
     def _switch_on(self, servo: int) -> None:
         result = sdk.COMM_RX_FAIL
@@ -87,8 +88,11 @@ class Dynamixel:
 
     def observe(self) -> Observed:
         """One synchronous reading of all servos, tried again where an answer got lost."""
+        return self._read(1 if self._config.once else self._config.tries)
+
+    def _read(self, tries: int) -> Observed:
         result = sdk.COMM_RX_FAIL
-        for _ in range(self._config.tries):
+        for _ in range(tries):
             result = self._reader.txRxPacket()
             if result == sdk.COMM_SUCCESS:
                 return self._measured()
@@ -117,7 +121,7 @@ class Dynamixel:
     def stop(self) -> None:
         """Goals to where the joints are; torque stays on, for without it the arm falls."""
         try:
-            self.command(self.observe().position)
+            self.command(self._read(self._config.tries).position)
         except (RobotError, serial.SerialException, OSError):
             return
 

@@ -8,7 +8,7 @@ import scservo_sdk as sdk
 import serial
 from jaxtyping import Float64
 
-from vlmrl.deploy.drivers.serial_bus import LATE_S, Config, Units, check_port, check_servos, signed
+from vlmrl.deploy.drivers.serial_bus import LATE_S, Config, Units, check_port, check_servos, share, signed
 from vlmrl.errors import RobotError
 from vlmrl.robot import Observed, RobotSpec
 
@@ -40,6 +40,7 @@ class Feetech:
             raise RobotError(f"robot {self.spec.name!r}: {self._config.port} cannot be opened: {error}") from error
         if not opened:
             raise RobotError(f"robot {self.spec.name!r}: {self._config.baud} is no baud rate of this bus")
+        share(self._port.ser, self.spec.name)
         found = {i: self._ping(i) for i in self._units.ids}
         check_servos(found, wanted=_MODEL, spec=self.spec, config=self._config)
         self._reader = sdk.GroupSyncRead(self._port, self._packets, _MEASURED, _SPAN)
@@ -61,10 +62,10 @@ class Feetech:
 
     def enable(self) -> None:
         """Goals to where the joints are, then torque on."""
-        self.command(self.observe().position)
+        self.command(self._read(self._config.tries).position)
         for i in self._units.ids:
             self._write(i, _TORQUE, 1)
-        self.command(self.observe().position)
+        self.command(self._read(self._config.tries).position)
 
     def _write(self, servo: int, address: int, value: int) -> None:
         result = sdk.COMM_RX_FAIL
@@ -79,8 +80,11 @@ class Feetech:
 
     def observe(self) -> Observed:
         """One synchronous reading of all servos, tried again where an answer got lost."""
+        return self._read(1 if self._config.once else self._config.tries)
+
+    def _read(self, tries: int) -> Observed:
         result = sdk.COMM_RX_FAIL
-        for _ in range(self._config.tries):
+        for _ in range(tries):
             result = self._reader.txRxPacket()
             if result == sdk.COMM_SUCCESS and all(len(d) == _SPAN for d in self._reader.data_dict.values()):
                 return self._measured()
@@ -113,7 +117,7 @@ class Feetech:
     def stop(self) -> None:
         """Goals to where the joints are; torque stays on, for without it the arm falls."""
         try:
-            self.command(self.observe().position)
+            self.command(self._read(self._config.tries).position)
         except (RobotError, serial.SerialException, OSError):
             return
 

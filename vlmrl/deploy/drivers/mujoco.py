@@ -3,6 +3,7 @@
 import time
 from dataclasses import dataclass
 
+import mujoco
 import numpy as np
 from jaxtyping import Float64
 
@@ -21,9 +22,12 @@ class Config:
 class Twin:
     """A simulated robot."""
 
-    def __init__(self, spec: RobotSpec, config: Config) -> None:
+    def __init__(
+        self, spec: RobotSpec, config: Config, scene: tuple[mujoco.MjModel, mujoco.MjData] | None = None
+    ) -> None:
+        """`scene` is a world to be in; without one the robot is alone."""
         self.spec, self._real = spec, config.real_time
-        self.plant = Plant(spec, clock=time.monotonic if config.real_time else None)
+        self.plant = Plant(spec, scene=scene, clock=time.monotonic if config.real_time else None)
         self._steps = 0
 
     def connect(self) -> None:
@@ -34,13 +38,18 @@ class Twin:
         for k in range(len(self.spec.joints)):
             self.plant.enable(k, True)
 
+    def now(self) -> float:
+        """The twin's own time, s: in lock step that of its commands."""
+        return time.monotonic() if self._real else self._steps * self.spec.period
+
     def observe(self) -> Observed:
         """The joints of the model."""
         self.plant.catch_up()
+        if self._real:
+            self.plant.look()
         joints = range(len(self.spec.joints))
-        now = time.monotonic() if self._real else self._steps * self.spec.period
         return Observed(
-            now,
+            self.now(),
             np.array([self.plant.position(k) for k in joints]),
             np.array([self.plant.velocity(k) for k in joints]),
         )
@@ -51,6 +60,7 @@ class Twin:
             self.plant.goal(k, float(one))
         if not self._real:
             self.plant.advance(self.spec.period)
+            self.plant.look()
             self._steps += 1
         return position.copy()
 

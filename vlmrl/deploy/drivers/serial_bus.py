@@ -1,10 +1,12 @@
 """What servo drivers share: zeros and directions, checks at connection, and reading again what got lost."""
 
+import fcntl
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import serial
 from jaxtyping import Float64, Int64
 
 from vlmrl.errors import ConfigError, RobotError
@@ -12,6 +14,8 @@ from vlmrl.robot import RobotSpec
 
 TURN = 4096
 """Encoder steps of one turn."""
+_SLICE_S = 0.002
+"""How long one read of the port waits, s."""
 LATE_S = 0.01
 """How long late answers are waited for after a failure, s."""
 
@@ -30,7 +34,9 @@ class Config:
     reversed: tuple[str, ...] = ()
     """Joints that turn the other way."""
     tries: int = 3
-    """How often a reading or a command is tried before the robot counts as lost."""
+    """How often a servo is asked or told something at the start, and the joints are read, before that has failed."""
+    once: bool = False
+    """Read the joints only once a time: a control loop has its next tick, and no time to wait."""
 
 
 class Units:
@@ -63,6 +69,13 @@ class Units:
         return self._sign * np.array(counts) * unit
 
 
+def zeros_at(measured: Float64[np.ndarray, " J"], spec: RobotSpec, config: Config) -> list[int]:
+    """Encoder steps of the joints' zeros, given what they measured with the present ones in the home pose."""
+    units = Units(spec, config)
+    before = units.steps(np.zeros(len(spec.joints)))
+    return [int(z) for z in before + units.steps(measured) - units.steps(spec.home)]
+
+
 def signed(value: int, length: int, *, magnitude: bool = False) -> int:
     """A register's number: two's complement, or a sign bit and a magnitude."""
     top = 1 << (8 * length - 1)
@@ -85,6 +98,21 @@ def check_port(config: Config, robot: str) -> None:
         raise ConfigError(f"robot {robot!r}: say which serial port it is on: port=/dev/ttyACM0; have: {have}")
     if not Path(config.port).exists():
         raise RobotError(f"robot {robot!r}: no serial port {config.port}; have: {have}")
+
+
+def share(port: serial.Serial, robot: str) -> None:
+    """Keep a port that was opened for this process alone, and sleep while it is silent.
+
+    The SDKs read in a loop without waiting; so the loop waits in the kernel, and takes no time from who is to answer.
+
+    Raises:
+        RobotError: if another process has it.
+    """
+    try:
+        fcntl.flock(port.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        raise RobotError(f"robot {robot!r}: another process moves the robot on {port.port}; end it first") from error
+    port.timeout = _SLICE_S
 
 
 def check_servos(found: dict[int, int | None], *, wanted: int, spec: RobotSpec, config: Config) -> None:

@@ -56,8 +56,7 @@ class Arm:
         self._speeds = np.array([self.model.joint(n).dofadr[0] for n in self.spec.names])
         self._tip, self._mark = self.model.site(self.spec.tip).id, self.model.body(MARK).mocapid[0]
         self._object = self.model.body(OBJECT).id if self.options.work != "reach" else -1
-        self.centre = np.array([(j.upper + j.lower) / 2 for j in self.spec.joints])
-        self.half = np.array([(j.upper - j.lower) / 2 for j in self.spec.joints])
+        self.centre, self.half = self.spec.centre, self.spec.half
         self._names()
         self._clipped = Response.PASS
         self._start_height = 0.0
@@ -65,7 +64,7 @@ class Arm:
     def _names(self) -> None:
         joints, places = self.spec.names, [self.spec.tip, MARK] + [OBJECT] * (self._object >= 0)
         self.action_names = joints
-        self.action_units = tuple(f"{h:.4g} rad about {c:.4g} rad" for h, c in zip(self.half, self.centre, strict=True))
+        self.action_units = self.spec.action_units
         speeds = tuple(f"{name}_velocity" for name in joints)
         self.state_names = (*joints, *speeds, *(f"{place}_{axis}" for place in places for axis in "xyz"))
         self.state_units = (*("rad",) * len(joints), *("rad/s",) * len(joints), *("m",) * (3 * len(places)))

@@ -1,0 +1,368 @@
+"""The control node: states, stops and their reasons, seams counted in ticks, and the same motion as in evaluation."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from deploy_fakes import SPEC, Bench, World, bench
+from safety_attack import violations
+
+from vlmrl.deploy.inference import About, Inline
+from vlmrl.deploy.node import WORDS, State
+from vlmrl.deploy.pilot import PolicyPilot, mismatch
+from vlmrl.deploy.report import Limits
+from vlmrl.deploy.seams import ActionQueue
+from vlmrl.errors import ConfigError, RobotError
+from vlmrl.safety import Reason
+
+
+def ticks(made: Bench, count: int, *says: str) -> State:
+    """Say something, and let ticks pass; the run's own end is left out."""
+    for word in says:
+        made.node.say(word)
+    if not made.robot.calls:
+        made.node._connect()
+    due = made.world.time
+    for _ in range(count):
+        if not made.world.unheard:
+            made.node.alive()
+        due = made.node._paced(due)
+        made.node._tick(due)
+    return made.node.state
+
+
+def running(**settings: Any) -> Bench:
+    """A node in the middle of an episode."""
+    made = bench(**settings)
+    ticks(made, 1)
+    assert ticks(made, 30, "home") is State.ARMED
+    assert ticks(made, 25, "start") is State.RUNNING
+    return made
+
+
+def smooth(made: Bench) -> bool:
+    """Whether everything that was sent kept the limits of speed, acceleration and jerk."""
+    sent = np.array(made.robot.sent)
+    return violations(SPEC, np.concatenate([sent[:1], sent[:1], sent])) == {}
+
+
+def test_a_run_goes_through_its_states_and_records_every_episode() -> None:
+    made = bench(auto=True, episodes=2, seed=7, horizon=60)
+    report = made.node.run()
+    states = [text.split(":")[0] for text in made.told if text.split(":")[0] in set(State)]
+    assert states == ["idle", "homing", "armed", "running", "homing", "armed", "running", "homing", "disconnected"]
+    assert report.ended == "all episodes done"
+    assert made.robot.calls == ["connect", "enable", "close"]
+    assert [episode.seed for episode in made.recorder.episodes] == [7, 8]
+    assert smooth(made)
+    episode = made.recorder.episodes[0]
+    assert len(episode) == 61
+    assert episode.success == 0
+    assert episode.has_action.sum() == 60
+    # asked is what the policy said, action what was sent: it starts from rest, so it lags behind
+    assert np.abs(episode.requested[:60, 0] - (SPEC.home / SPEC.half)[0]).max() == pytest.approx(0.3, abs=0.01)
+    assert np.abs(episode.action[:60] - episode.requested[:60]).max() > 0.01
+    assert Reason.SPEED in set(episode.intervention[:60].tolist())
+    assert episode.images["eye"].index[:11].tolist() == [0, -1, -1, -1, -1, 1, -1, -1, -1, -1, 2]
+
+
+def test_an_episode_ends_with_success_or_when_the_operator_says_so() -> None:
+    made = bench(auto=True, episodes=1)
+    made.scene.at = 11
+    report = made.node.run()
+    assert report.outcomes == (1,)
+    assert made.recorder.episodes[0].success == 1
+    assert len(made.recorder.episodes[0]) == 12
+    for word, outcome in (("success", [1]), ("failure", [0])):
+        made = running(episodes=5)
+        assert ticks(made, 1, word) is State.HOMING
+        assert made.node.outcomes == outcome
+        assert smooth(made)
+    made = running(episodes=5)
+    ticks(made, 60, "discard")
+    assert made.node.outcomes == []
+    assert made.recorder.episodes == []
+    assert made.scene.begun[-1] == 0, "the same start is taken again"
+
+
+FAULTS: list[tuple[str, Callable[[World], None], State, Reason, str]] = [
+    ("readings fail now and then", lambda w: setattr(w, "lost", 5), State.RUNNING, Reason.NONE, ""),
+    ("the robot is silent", lambda w: setattr(w, "silent", True), State.FAULT, Reason.DRIVER, "no answer"),
+    ("the bus is unplugged", lambda w: setattr(w, "deaf", True), State.FAULT, Reason.DRIVER, "cannot be sent to"),
+    ("the camera freezes", lambda w: setattr(w, "still", True), State.STOPPED, Reason.FROZEN_CAMERA, "eye unchanged"),
+    ("the policy is late", lambda w: setattr(w, "mute", True), State.STOPPED, Reason.LATE_POLICY, "next action is"),
+    ("NaN", lambda w: setattr(w, "says", np.full((4, 6), np.nan)), State.STOPPED, Reason.MALFORMED, "finite numbers"),
+    ("five joints", lambda w: setattr(w, "says", np.zeros((4, 5))), State.STOPPED, Reason.MALFORMED, "6 finite"),
+    ("a servo is overloaded", lambda w: setattr(w, "current", 3.0), State.STOPPED, Reason.CURRENT, "takes 3.00 A"),
+    ("the arm is stuck", lambda w: setattr(w, "stuck", True), State.STOPPED, Reason.TRACKING, "from its command"),
+    ("the operator is gone", lambda w: setattr(w, "unheard", True), State.STOPPED, Reason.HEARTBEAT, "heartbeat is"),
+    ("the loop is late", lambda w: setattr(w, "lag_s", 0.03), State.STOPPED, Reason.OVERRUN, "control steps in a row"),
+    ("the disk is full", lambda w: setattr(w, "full", True), State.STOPPED, Reason.RECORDER, "no space left"),
+]
+
+
+@pytest.mark.parametrize(("name", "fault", "state", "reason", "words"), FAULTS, ids=[f[0] for f in FAULTS])
+def test_every_fault_has_its_state_its_motion_and_its_reason(
+    name: str, fault: Callable[[World], None], state: State, reason: Reason, words: str
+) -> None:
+    made = running(heartbeat=True)
+    fault(made.world)
+    assert ticks(made, 330) is state
+    assert smooth(made), "even then nothing is sent beyond the limits"
+    latched = made.node.chain.latched
+    if reason is Reason.NONE:
+        assert latched is None
+        assert made.node.tally.missed > 50
+        return
+    assert latched is not None
+    assert latched[0] is reason
+    assert words in latched[1]
+    assert any(text.startswith(f"{state}: {reason.name.lower()}") for text in made.told)
+    assert made.recorder.episodes[-1].success == 0
+    # a driver's own stop where positions cannot be trusted
+    assert ("stop" in made.robot.calls) == (reason in (Reason.DRIVER, Reason.CURRENT, Reason.TRACKING))
+    rest = len(made.robot.sent)
+    if state is State.STOPPED:
+        ticks(made, 5)
+        assert np.ptp(np.array(made.robot.sent[rest - 1 :]), axis=0).max() < 1e-9, "it rests"
+
+
+def test_what_only_waits_goes_on_when_it_is_over() -> None:
+    for fault in ("mute", "silent"):
+        made = running()
+        setattr(made.world, fault, True)
+        ticks(made, 60)
+        assert made.node.state is State.RUNNING
+        assert made.node.status.response == "hold"
+        assert made.node.chain.resting
+        setattr(made.world, fault, False)
+        ticks(made, 10)
+        assert made.node.state is State.RUNNING
+        assert not made.node.chain.resting
+        assert smooth(made)
+
+
+def test_a_stop_is_latched_until_the_operator_resets_at_rest() -> None:
+    made = running()
+    assert ticks(made, 1, "stop") is State.STOPPED
+    assert ticks(made, 1, "reset") is State.STOPPED, "it still brakes"
+    for word in sorted(set(WORDS) - {"quit", "reset", "stop"}):
+        assert ticks(made, 40, word) is State.STOPPED, word
+    assert smooth(made)
+    assert ticks(made, 1, "reset") is State.IDLE
+    count = len(made.robot.sent)
+    ticks(made, 3)
+    assert len(made.robot.sent) == count, "nothing is sent while idle"
+    assert ticks(made, 60, "home") is State.ARMED
+    assert ticks(made, 5, "start") is State.RUNNING
+
+
+def test_stop_comes_before_everything_that_was_said_before_it() -> None:
+    made = running()
+    made.node.say("success")
+    made.node.say("stop")
+    ticks(made, 1)
+    assert made.node.state is State.STOPPED
+    assert made.node.chain.latched == (Reason.OPERATOR, "the operator's stop")
+    with pytest.raises(ConfigError, match="unknown word 'halt'; have: discard, failure"):
+        made.node.say("halt")
+
+
+def test_pause_rests_and_resume_goes_on_in_the_same_episode() -> None:
+    made = running()
+    step = made.node._step
+    assert ticks(made, 40, "pause") is State.PAUSED
+    assert made.node.chain.resting
+    assert ticks(made, 10, "resume") is State.RUNNING
+    assert made.node._step >= step + 10
+    assert smooth(made)
+
+
+def test_a_lost_robot_is_connected_anew_by_a_reset() -> None:
+    made = running()
+    made.world.silent = True
+    assert ticks(made, 150) is State.FAULT
+    made.world.silent = False
+    count = len(made.robot.sent)
+    assert ticks(made, 3) is State.FAULT
+    assert len(made.robot.sent) == count
+    assert ticks(made, 2, "reset") is State.IDLE
+    assert ticks(made, 60, "home") is State.ARMED
+
+
+def trained(**changed: Any) -> About:
+    """A policy of this robot's data, or not quite."""
+    units = ["rad"] * 6 + ["rad/s"] * 6
+    names = [*SPEC.names, *(f"{n}_velocity" for n in SPEC.names)]
+    columns = {
+        "obs/state": {"names": names, "units": units},
+        "action": {"names": list(SPEC.names), "units": list(SPEC.action_units)},
+    }
+    normal = {"shift": np.zeros(12), "scale": np.ones(12)}
+    return About("bc", 1, True, columns | changed.pop("columns", {}), ("state",), **(normal | changed))
+
+
+@pytest.mark.parametrize(
+    ("about", "words"),
+    [
+        (trained(columns={"obs/state": {}}), "does not say names and units of obs/state in its training data"),
+        (
+            trained(columns={"action": {"names": list(SPEC.names)[::-1], "units": list(SPEC.action_units)}}),
+            "action: the policy's names are in another order: gripper, wrist_roll",
+        ),
+        (
+            trained(columns={"action": {"names": ["x", "y", "z"], "units": ["m"] * 3}}),
+            "action: names of number 1 are 'x' for the policy and 'shoulder_pan' for the robot",
+        ),
+        (
+            trained(columns={"action": {"names": list(SPEC.names), "units": ["180 degrees"] * 6}}),
+            "units of number 1 are '180 degrees' for the policy and '1.92 rad about 0 rad' for the robot",
+        ),
+        (trained(shift=np.full(12, 57.0)), "is -1.2, 58 deviations from the training data"),
+    ],
+)
+def test_a_policy_of_another_robot_does_not_start(about: About, words: str) -> None:
+    made = bench()
+    assert isinstance(made.node.pilot, PolicyPilot)
+    made.node.pilot.inference.about = about
+    ticks(made, 30, "home")
+    assert ticks(made, 1, "start") is State.ARMED
+    assert words in made.told[-1], made.told[-1]
+    made.node.pilot.inference.about = trained()
+    assert ticks(made, 1, "start") is State.RUNNING
+
+
+def test_the_checklist_names_what_is_wrong() -> None:
+    made = bench(heartbeat=True, instruction="")
+    made.world.still = made.world.unheard = made.world.full = True
+    made.robot.position = SPEC.home + np.array([3.0, 0, 0, 0, 0, 0])
+    ticks(made, 80, "home")
+    found = "; ".join(made.node.problems())
+    for words in ("no sentence", "camera 'eye' has given no picture", "no operator is heard", "no space left"):
+        assert words in found
+    assert "shoulder_pan at" in found
+    assert mismatch("action", {"names": ["a"], "units": ["m"]}, {"names": ["a"], "units": ["m"]}) == ""
+
+
+def test_an_automatic_run_that_cannot_start_says_why_and_ends() -> None:
+    made = bench(auto=True)
+    made.world.still = True
+    report = made.node.run()
+    assert "the episode cannot start: camera 'eye' has given no picture" in report.ended
+    assert made.world.time > 30, "cameras were given time"
+
+
+# ---- seams
+
+
+def chunk(start: float, length: int = 8) -> np.ndarray:
+    return np.arange(start, start + length)[:, None].astype(float)
+
+
+def test_a_chunk_begins_at_the_tick_it_was_asked_for() -> None:
+    queue = ActionQueue("anchor", fade=1)
+    queue.put(chunk(0), asked=0, tick=0)
+    taken = [float(queue.take(k)[0]) for k in range(4)]  # type: ignore[index]
+    queue.put(chunk(2), asked=2, tick=4)  # asked two ticks ago: two of its actions are over
+    taken += [float(queue.take(k)[0]) for k in range(4, 10)]  # type: ignore[index]
+    assert taken == list(range(10))
+    assert queue.take(10) is None
+    assert queue.jumps == [1.0]
+
+
+def test_fade_goes_from_old_to_new_and_anchor_has_no_jump() -> None:
+    for seam, first in (("fade", 4 + 10 / 3), ("anchor", 4.0)):
+        queue = ActionQueue(seam, fade=2)  # type: ignore[arg-type]
+        queue.put(chunk(0), asked=0, tick=0)
+        for k in range(4):
+            queue.take(k)
+        queue.put(chunk(14), asked=4, tick=4)
+        assert queue.take(4) == pytest.approx([first])
+        assert queue.take(6) == pytest.approx([16.0])
+
+
+def test_hold_executes_whole_chunks_and_begins_anew_after_waiting() -> None:
+    queue = ActionQueue("hold")
+    queue.put(chunk(0, 2), asked=0, tick=0)
+    assert [queue.take(0), queue.take(1), queue.take(2)] == [0.0, 1.0, None]
+    queue.put(chunk(5, 2), asked=2, tick=6)  # it waited where it was
+    assert queue.take(6) == 5.0
+
+
+def test_an_ensemble_weighs_old_and_new_as_its_paper_does() -> None:
+    queue = ActionQueue("ensemble")
+    queue.put(chunk(0), asked=0, tick=0)
+    queue.take(0)
+    queue.put(chunk(11), asked=1, tick=1)
+    weights = np.exp([0, -0.01])
+    assert queue.take(1) == pytest.approx([(weights @ [1, 11]) / weights.sum()])
+
+
+def test_a_chunk_that_comes_when_it_is_over_gives_its_last_action_and_is_counted() -> None:
+    queue = ActionQueue("fade")
+    queue.put(chunk(0, 2), asked=0, tick=5)
+    assert queue.take(5) == 1.0
+    assert queue.stale == 1
+    with pytest.raises(ConfigError, match="unknown seam 'jump'; have: anchor, ensemble, fade, hold"):
+        ActionQueue("jump")  # type: ignore[arg-type]
+
+
+# ---- report
+
+
+def test_the_report_counts_and_fails_what_crosses_a_threshold() -> None:
+    made = bench(auto=True, episodes=3, horizon=40)
+    report = made.node.run()
+    content = report.as_json()
+    assert content["success"] == {"estimate": 0.0, "low": 0.0, "high": pytest.approx(0.56, abs=0.01), "n": 3}
+    assert content["ticks"] == 120
+    assert set(content["seconds"]) == {"observe", "infer", "send", "tick", "late"}
+    assert list(content["seconds"]["tick"]) == ["p50", "p95", "p99", "p99.9", "max"]
+    assert "success 0 % [0, 56], 0 of 3" in report.text()
+    report.check(Limits(overruns=0.5))
+    with pytest.raises(RobotError, match=r"thresholds crossed: success 0\.00 below 0\.5"):
+        report.check(Limits(success=0.5))
+    with pytest.raises(RobotError, match=r"jump .* above 1e-09"):
+        report.check(Limits(jump=1e-9))
+
+
+# ---- the same as in evaluation
+
+
+def lockstep(folder: Path, **given: Any) -> Any:
+    """Run the node on the twin in lock step; its store."""
+    from vlmrl.cli.deploy import DeployConfig, node
+    from vlmrl.evaluate.candidates import Candidate
+    from vlmrl.sim import load_task
+    from vlmrl.store import Store
+
+    config = DeployConfig(
+        policy="expert", driver="mujoco", lockstep=True, cameras=(), whole=True, store=str(folder / "s"), **given
+    )
+    task = load_task(config.task)
+    pilot = PolicyPilot(Inline(Candidate("expert").make(task)), SPEC, ActionQueue("hold"), 0)
+    folder.mkdir(exist_ok=True)
+    with node(config, pilot, folder, whole=True) as made:
+        report = made.run()
+    assert report.ended == "all episodes done"
+    return Store.open(folder / "s")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", ["so101/reach", "so101/push"])
+def test_lock_step_and_evaluation_give_the_same_trajectory(task: str, tmp_path: Path) -> None:
+    from vlmrl.evaluate.candidates import Candidate
+    from vlmrl.evaluate.collect import record
+    from vlmrl.sim import load_task
+
+    store = lockstep(tmp_path / "run", task=task, episodes=2, seed=0)
+    loaded = load_task(task)
+    seeds = [0, 1]
+    for name, other in zip(store.episodes.id, record(loaded, Candidate("expert").make(loaded), seeds), strict=True):
+        one = store.episode(name)
+        np.testing.assert_array_equal(one.obs["state"], other.obs["state"])
+        np.testing.assert_allclose(one.requested[:-1], other.action[:-1], atol=1e-6)
+        assert one.success == other.success
+        assert one.seed == other.seed

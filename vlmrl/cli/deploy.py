@@ -1,0 +1,271 @@
+"""`vlmrl deploy` and `vlmrl record`: a policy or a person moves a robot at its rate, inside its limits, recorded."""
+
+import signal
+import threading
+from collections.abc import Generator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+from vlmrl import config as configuration
+from vlmrl.deploy.cameras import Feed
+from vlmrl.deploy.clock import now, wait_until
+from vlmrl.deploy.drivers import mujoco as twin
+from vlmrl.deploy.drivers import robot
+from vlmrl.deploy.inference import Inference, Inline, Worker
+from vlmrl.deploy.node import Node, Operator, Settings
+from vlmrl.deploy.page import Page
+from vlmrl.deploy.pilot import KeyboardPilot, LeaderPilot, Pilot, PolicyPilot
+from vlmrl.deploy.recorder import Recorder, open_store
+from vlmrl.deploy.report import Limits, Report
+from vlmrl.deploy.scene import Scene
+from vlmrl.deploy.seams import ActionQueue
+from vlmrl.deploy.terminal import HELP, jog_help, terminal
+from vlmrl.errors import ConfigError, RobotError
+from vlmrl.evaluate.candidates import Candidate, Steering
+from vlmrl.robot import Robot, RobotSpec, load_robot
+from vlmrl.runfolder import masked, provenance, write_json
+from vlmrl.safety import Config as SafetyConfig
+from vlmrl.safety import SafetyChain, Thresholds
+from vlmrl.sim import load_task
+
+WELL = ("all episodes done", "ended by the operator")
+"""Ends that are no failure."""
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """Which robot, and how it is reached."""
+
+    robot: str = ""
+    """A robot, as `vlmrl robot list` names it; empty: the task's."""
+    task: str = "so101/reach"
+    driver: str = ""
+    """mujoco: the robot's simulated twin; empty: the robot's own driver."""
+    port: str = ""
+    """Serial port of the robot's bus, as /dev/ttyACM0."""
+    options: Any = None
+    """What else the driver takes, as {baud: 1000000, reversed: [wrist_roll]}."""
+    lockstep: bool = False
+    """With driver=mujoco: time goes on a period with each command and waits for the policy, as in vlmrl evaluate."""
+    episodes: int = 20
+    seed: int = 1_000_000
+    """Initial state of the first episode, as evaluations count them; the next has the next."""
+    sentence: str | None = None
+    """What the robot is to do; null: the task's own."""
+    cameras: tuple[str, ...] = ("judge",)
+    """Cameras of the task that are shown and recorded; they are simulated from where the joints are."""
+    picture_every: int = 5
+    """Control ticks between recorded pictures."""
+    store: str = ""
+    """Folder of the store that episodes are appended to; empty: `store` in the run folder."""
+    page: bool = False
+    """Show the operator's page; an episode then starts when the operator says so, and stops when nobody watches."""
+    page_port: int = 8766
+    judge: bool = True
+    """Whether the task's own predicate tells success; false: the operator says it."""
+    priority: int = 50
+    """Real-time priority of the control loop where the system allows it, one less for the policy; 0: none."""
+    safety: Thresholds = field(default_factory=Thresholds)
+    limits: Limits = field(default_factory=Limits)
+
+
+@dataclass(frozen=True)
+class DeployConfig(Hardware):
+    """Run a policy on a robot, or on its twin: on time, inside limits, every episode recorded."""
+
+    policy: str = ""
+    """Folder or hub id of a saved policy; expert: the task's scripted expert; random."""
+    critic: str | None = None
+    """Folder of a saved critic, by which the policy's chunks are chosen (V-GPS)."""
+    samples: int = 10
+    budget_s: float = 0.015
+    """Seconds that choosing may take before the policy acts alone for a while."""
+    seam: str = "fade"
+    """What happens where two chunks meet: hold, fade, ensemble, anchor. In lock step always hold."""
+    fade: int = 5
+    """Control ticks that fade and anchor take."""
+    ahead: int | None = None
+    """Ask for the next chunk while so many actions are left; null: as measured."""
+    whole: bool = False
+    """Run each episode to the task's horizon, after success too."""
+
+
+@dataclass(frozen=True)
+class RecordConfig(Hardware):
+    """Record demonstrations that a person gives, by keyboard or with a leader arm, into a store."""
+
+    by: str = "keyboard"
+    """keyboard, or leader: a second arm of the same kind that a person moves."""
+    leader_port: str = ""
+    """Serial port of the leader's bus."""
+    leader_driver: str = ""
+    leader_options: Any = None
+
+
+def main(content: Mapping[str, Any], folder: Path) -> None:
+    """Run `vlmrl deploy`."""
+    config = configuration.build(DeployConfig, content, where="deploy")
+    if not config.policy:
+        raise ConfigError("deploy needs a policy: vlmrl deploy policy=FOLDER task=NAME (or policy=expert)")
+    write_json(folder / "config.json", masked(dict(content)))
+    write_json(folder / "meta.json", provenance())
+    steering = Steering(config.critic, config.samples, 0.0, config.budget_s) if config.critic else None
+    candidate = Candidate(config.policy, steering=steering)
+    task, spec = load_task(config.task), _spec(config)
+    priority = max(config.priority - 1, 0)
+    inference: Inference = (
+        Inline(candidate.make(task)) if config.lockstep else Worker(candidate, task, priority=priority)
+    )
+    seam: Any = "hold" if config.lockstep else config.seam
+    queue = ActionQueue(seam, config.fade)
+    pilot = PolicyPilot(inference, spec, queue, 0 if config.lockstep else config.ahead, wait_s=0.5 * spec.period)
+    run(config, pilot, folder, whole=config.whole)
+
+
+def record(content: Mapping[str, Any], folder: Path) -> None:
+    """Run `vlmrl record`."""
+    config = configuration.build(RecordConfig, content, where="record")
+    spec = _spec(config)
+    write_json(folder / "config.json", masked(dict(content)))
+    write_json(folder / "meta.json", provenance())
+    if config.by == "keyboard":
+        pilot: Pilot = KeyboardPilot(spec)
+    elif config.by == "leader":
+        options = {**(config.leader_options or {}), **({"port": config.leader_port} if config.leader_port else {})}
+        leader = robot(spec, name=config.leader_driver, **options)
+        leader.connect()
+        pilot = LeaderPilot(leader)
+    else:
+        raise ConfigError(f"by is keyboard or leader, found {config.by!r}")
+    run(config, pilot, folder, whole=False)
+
+
+def run(config: Hardware, pilot: Pilot, folder: Path, *, whole: bool) -> Report:
+    """Run the node to its end, print its report and write it.
+
+    Raises:
+        RobotError: if it ended before its episodes were done, or crossed a threshold.
+    """
+    with node(config, pilot, folder, whole=whole) as made:
+        report = made.run()
+    print(f"\n{report.text()}")
+    write_json(folder / "report.json", report.as_json())
+    print(f"report: {folder / 'report.json'}, episodes: {config.store or folder / 'store'}")
+    if report.ended not in WELL:
+        raise RobotError(report.ended)
+    report.check(config.limits)
+    return report
+
+
+@contextmanager
+def node(config: Hardware, pilot: Pilot, folder: Path, *, whole: bool) -> Generator[Node]:
+    """A node with everything that belongs to it, closed afterwards."""
+    spec, task = _spec(config), load_task(config.task)
+    with ExitStack() as stack:
+        stack.callback(pilot.close)
+        simulated = (config.driver or spec.driver) == "mujoco"
+        if config.lockstep and not simulated:
+            raise ConfigError("lockstep=true is for driver=mujoco: a real robot does not wait")
+        scene = Scene(task, spec, follows=not simulated)
+        stack.callback(scene.close)
+        connected = _robot(config, spec, scene, simulated)
+        path = Path(config.store or folder / "store")
+        open_store(path, scene, spec)
+        recorder = Recorder(path)
+        stack.callback(recorder.close)
+        person = pilot if isinstance(pilot, KeyboardPilot) else KeyboardPilot(spec)
+        settings = Settings(
+            episodes=config.episodes,
+            seed=config.seed,
+            auto=not config.page and isinstance(pilot, PolicyPilot),
+            whole=whole,
+            judge=config.judge,
+            heartbeat=config.page,
+            picture_every=config.picture_every if config.cameras else 0,
+            drawn=config.cameras if config.lockstep else (),
+            instruction=config.sentence or task.instruction,
+            priority=0 if config.lockstep else config.priority,
+        )
+        feeds = [] if config.lockstep else [Feed(camera, task) for camera in config.cameras]
+        for feed in feeds:
+            stack.callback(feed.close)
+        own = isinstance(connected, twin.Twin) and config.lockstep
+        made = Node(
+            connected,
+            chain=SafetyChain(spec, SafetyConfig(config.safety)),
+            settings=settings,
+            pilot=pilot,
+            scene=scene,
+            human=person,
+            feeds=feeds,
+            recorder=recorder,
+            clock=cast("twin.Twin", connected).now if own else now,
+            pace=(lambda _: None) if own else wait_until,
+            tell=_teller(folder),
+            operators=_operators(config, stack, spec),
+        )
+        print(f"task: {settings.instruction}", flush=True)
+        stack.enter_context(_signals(made))
+        yield made
+
+
+def _operators(config: Hardware, stack: ExitStack, spec: RobotSpec) -> list[Operator]:
+    """Page and terminal, as far as they are there."""
+    found: list[Operator] = []
+    if config.page:
+        page = Page(config.page_port)
+        stack.callback(page.close)
+        print(f"the page is at {page.address}", flush=True)
+        found.append(page)
+    if (here := stack.enter_context(terminal())) is not None:
+        print(f"{HELP}\nmove: {jog_help(spec.names)}", flush=True)
+        found.append(here)
+    return found
+
+
+def _spec(config: Hardware) -> RobotSpec:
+    named = load_task(config.task).physics
+    return load_robot(config.robot or (named.name if named.family == "robot" else ""))
+
+
+def _robot(config: Hardware, spec: RobotSpec, scene: Scene, simulated: bool) -> Robot:
+    if simulated:
+        return twin.Twin(spec, twin.Config(real_time=not config.lockstep), scene.world)
+    options = {**(config.options or {}), **({"port": config.port} if config.port else {})}
+    return robot(spec, name=config.driver, **({"once": True} | options))
+
+
+def _teller(folder: Path) -> Any:
+    """Says what happens, and keeps it."""
+    path = folder / "events.log"
+
+    def tell(text: str) -> None:
+        print(text, flush=True)
+        with path.open("a", encoding="utf-8") as file:
+            file.write(f"{now():.3f} {text}\n")
+
+    return tell
+
+
+@contextmanager
+def _signals(made: Node) -> Generator[None]:
+    """Ctrl-C and SIGTERM bring the robot to rest; a second one ends at once."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    kinds = (signal.SIGINT, signal.SIGTERM)
+    before = {kind: signal.getsignal(kind) for kind in kinds}
+
+    def hear(kind: int, _: object) -> None:
+        made.say("quit")
+        signal.signal(kind, before[signal.Signals(kind)])
+
+    for kind in kinds:
+        signal.signal(kind, hear)
+    try:
+        yield
+    finally:
+        for kind in kinds:
+            signal.signal(kind, before[kind])

@@ -1,0 +1,65 @@
+"""Cameras beside the control loop: each is read in a process of its own, and its latest picture is always at hand."""
+
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from typing import cast
+
+import numpy as np
+from jaxtyping import UInt8
+
+from vlmrl.deploy.child import Child
+from vlmrl.sim import Task, make
+
+Still = tuple[np.ndarray, np.ndarray]
+"""Joint and mark positions of a scene, which a simulated camera draws."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One, and when it was asked for, by the clock of the control loop."""
+
+    time: float
+    pixels: UInt8[np.ndarray, "H W 3"]
+
+
+class Feed:
+    """The latest picture of a simulated camera: it looks at a copy of the task's world, kept where the robot is."""
+
+    def __init__(self, name: str, task: Task, *, hz: float = 10.0) -> None:
+        self.name, self._period = name, 1 / hz
+        self.latest: Picture | None = None
+        self._asked = self._changed = -np.inf
+        self._busy = False
+        self._child = Child(_draw, task, name)
+
+    def show(self, still: Still, now: float) -> None:
+        """Take what has come, and where it is time ask for the next picture; never waits."""
+        if (pixels := self._child.hear()) is not None:
+            self.latest, self._busy = Picture(self._asked, pixels), False
+            # A drawn picture may look like the last: what counts is that one came.
+            self._changed = now
+        if not self._busy and now - self._asked >= self._period and not self._child.dead:
+            self._asked, self._busy = now, True
+            self._child.send(still)
+
+    def unchanged(self, now: float) -> float:
+        """Since the picture last changed, s."""
+        return now - self._changed
+
+    def close(self) -> None:
+        """End the process."""
+        self._child.close()
+
+
+def _draw(pipe: Connection, task: Task, camera: str) -> None:
+    """Draw every scene that comes."""
+    import mujoco
+
+    env = make(task)
+    try:
+        while True:
+            env.data.qpos[:], env.data.mocap_pos[:] = cast("Still", pipe.recv())
+            mujoco.mj_kinematics(env.model, env.data)
+            pipe.send(env.frame(camera))
+    finally:
+        env.close()

@@ -1,0 +1,224 @@
+"""The policy, in a process of its own or, in lock step, in this one: it is asked with a tick, and answers with a chunk.
+
+A policy that hangs or dies leaves the loop on time; one that has died is started again.
+"""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from typing import Any, Protocol, cast
+
+import numpy as np
+from jaxtyping import Float
+
+from vlmrl.deploy.child import Child
+from vlmrl.deploy.clock import now, raise_priority
+from vlmrl.errors import RobotError, VlmrlError
+from vlmrl.evaluate.candidates import Candidate
+from vlmrl.evaluate.rollout import fresh
+from vlmrl.policy import LearnedPolicy, RerankedPolicy
+from vlmrl.sim import Task
+from vlmrl.types import Policy, history
+
+_RESTARTS = 3
+_START_S = 120.0
+
+
+@dataclass(frozen=True)
+class About:
+    """What the node must know of a policy before the robot follows it."""
+
+    name: str
+    history: int = 1
+    trained: bool = False
+    columns: Mapping[str, Any] = field(default_factory=dict)
+    """Names and units of what it was trained on, by column of the store."""
+    keys: tuple[str, ...] = ()
+    shift: Float[np.ndarray, " D"] | None = None
+    scale: Float[np.ndarray, " D"] | None = None
+    """Its normaliser of one observation."""
+
+    @classmethod
+    def of(cls, policy: Policy) -> "About":
+        """Ask the policy."""
+        base = policy.base if isinstance(policy, RerankedPolicy) else policy
+        if not isinstance(base, LearnedPolicy):
+            return cls(policy.name, history(policy))
+        normaliser = base.actor.observation
+        shift, scale = (part.detach().cpu().numpy().copy() for part in (normaliser.shift, normaliser.scale))
+        return cls(policy.name, history(policy), True, base.facts.get("columns", {}), base.keys, shift, scale)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A chunk."""
+
+    tick: int
+    """At which it was asked for."""
+    chunk: Float[np.ndarray, "h A"]
+    seconds: float
+    """That the policy took."""
+    note: str = ""
+    """What a critic has chosen so far, where one does."""
+
+
+class Inference(Protocol):
+    """Asked once at a time."""
+
+    about: About
+
+    @property
+    def busy(self) -> bool:
+        """Whether an answer is due."""
+        ...
+
+    def reset(self, instruction: str, seed: int) -> None:
+        """Begin an episode; what was asked before is not answered any more."""
+        ...
+
+    def ask(self, observation: Mapping[str, np.ndarray], tick: int) -> None:
+        """Ask for a chunk."""
+        ...
+
+    def answer(self, wait_s: float) -> Answer | None:
+        """The chunk that was asked for, if it comes within a time.
+
+        Raises:
+            RobotError: if the policy failed.
+        """
+        ...
+
+    def close(self) -> None:
+        """End it."""
+        ...
+
+
+class Inline:
+    """In this process, at once: what lock step wants."""
+
+    busy = False
+
+    def __init__(self, policy: Policy) -> None:
+        self._policy, self.about = policy, About.of(policy)
+        self._answer: Answer | None = None
+
+    def reset(self, instruction: str, seed: int) -> None:
+        """Begin an episode as every rollout does."""
+        self._policy.reset(np.ones(1, np.bool_), [instruction], fresh(seed))
+        self._answer = None
+
+    def ask(self, observation: Mapping[str, np.ndarray], tick: int) -> None:
+        """Ask, and be answered."""
+        begin = time.perf_counter()
+        chunk = self._policy.act({key: value[None] for key, value in observation.items()})[0]
+        note = self._policy.choices.text() if isinstance(self._policy, RerankedPolicy) else ""
+        self._answer = Answer(tick, np.atleast_2d(chunk), time.perf_counter() - begin, note)
+
+    def answer(self, wait_s: float) -> Answer | None:
+        """It is there."""
+        del wait_s
+        answer, self._answer = self._answer, None
+        return answer
+
+    def close(self) -> None:
+        """Nothing to end."""
+
+
+class Worker:
+    """In another process, started again where it dies."""
+
+    def __init__(self, candidate: Candidate, task: Task, *, priority: int = 0) -> None:
+        """Start it, and wait until the policy is loaded; `priority` is its real-time priority where allowed.
+
+        Raises:
+            VlmrlError: if the policy cannot be made.
+        """
+        self._made, self.restarts = (candidate, task, priority), 0
+        self._episode, self._asked, self._begun = 0, False, ("", 0)
+        self._child = Child(_serve, *self._made)
+        said = self._child.wait(_START_S)
+        if said is None:
+            raise RobotError(f"the policy was not loaded within {_START_S:.0f} s; its process says why above")
+        self.about: About = _told(said)
+
+    @property
+    def busy(self) -> bool:
+        """Whether an answer is due."""
+        return self._asked
+
+    @property
+    def pid(self) -> int:
+        """Of the policy's process."""
+        return self._child.pid
+
+    def reset(self, instruction: str, seed: int) -> None:
+        """Begin an episode."""
+        self._episode, self._asked, self._begun = self._episode + 1, False, (instruction, seed)
+        self._child.send(("reset", self._episode, instruction, seed))
+
+    def ask(self, observation: Mapping[str, np.ndarray], tick: int) -> None:
+        """Ask for a chunk."""
+        self._asked = True
+        self._child.send(("act", self._episode, dict(observation), tick))
+
+    def answer(self, wait_s: float) -> Answer | None:
+        """The chunk, if it is there or comes in time; what belongs to an episode before is thrown away."""
+        until = now() + wait_s
+        while self._asked:
+            said = self._child.hear(max(0.0, until - now()))
+            if said is None:
+                if self._child.dead:
+                    self._again()
+                return None
+            if not isinstance(said, tuple):
+                _told(said)
+                continue
+            episode, answer = cast("tuple[int, Answer]", said)
+            if episode == self._episode:
+                self._asked = False
+                return answer
+        return None
+
+    def close(self) -> None:
+        """End the process."""
+        self._child.close()
+
+    def _again(self) -> None:
+        """It has died: start another, which may answer what is asked from now on."""
+        self.restarts += 1
+        if self.restarts > _RESTARTS:
+            raise RobotError(f"the policy's process ended {self.restarts} times; it says why above")
+        self._child.close()
+        self._child, self._asked = Child(_serve, *self._made), False
+        self._child.send(("reset", self._episode, *self._begun))
+
+
+def _told(said: object) -> About:
+    """What the policy is.
+
+    Raises:
+        VlmrlError: that kept it from being loaded.
+    """
+    if isinstance(said, VlmrlError):
+        raise said
+    assert isinstance(said, About)
+    return said
+
+
+def _serve(pipe: Connection, candidate: Candidate, task: Task, priority: int) -> None:
+    """Load the policy, say what it is, and answer until the other end closes."""
+    try:
+        policy = Inline(candidate.make(task))
+    except VlmrlError as error:
+        pipe.send(error)
+        return
+    raise_priority(priority)
+    pipe.send(policy.about)
+    while True:
+        kind, episode, *rest = cast("tuple[Any, ...]", pipe.recv())
+        if kind == "reset":
+            policy.reset(*rest)
+        else:
+            policy.ask(*rest)
+            pipe.send((episode, policy.answer(0.0)))
