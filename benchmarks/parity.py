@@ -8,9 +8,9 @@ table goes to --table.
 
 Equal on both sides: transitions, standardised observations, actions brought to -1 and 1, rewards of zero mean and unit
 deviation, 2x256 ReLU networks, Adam 3e-4, batch 256, discount 0.99, targets at 0.005, expectile 0.7, beta 3, cap 100,
-critics and V in one step, the last weights. Ours runs as it is fast: one joint backward pass, products in bfloat16 where
-the processor has it. Different in d3rlpy: float32, the actor sees the new V, and its log-deviation passes through a
-sigmoid from -1.5 where ours starts at 0.
+critics and V in one step, the last weights. Ours runs as it is fast: one joint backward pass, products in bfloat16
+where the processor has it. Different in d3rlpy: float32, the actor sees the new V, and its log-deviation passes through
+a sigmoid from -1.5 where ours starts at 0.
 """
 
 import os

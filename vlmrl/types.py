@@ -1,7 +1,7 @@
 """The records that cross rooms: numpy at every boundary, checked once at construction."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from enum import Enum
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -232,9 +232,16 @@ class Transitions:
     next_obs: Float32[np.ndarray, "N D"]
     episode: Int32[np.ndarray, " N"]
     """Index of the episode in the store."""
+    weight: Float64[np.ndarray, " N"] | None = None
+    """How often a learner draws a row, relative to the others; None: all alike."""
 
     def __len__(self) -> int:
         return len(self.obs)
+
+    def take(self, rows: np.ndarray) -> "Transitions":
+        """Some of the rows, by number or by mask."""
+        columns = {field.name: getattr(self, field.name) for field in fields(Transitions)}
+        return Transitions(**{name: None if column is None else column[rows] for name, column in columns.items()})
 
 
 @runtime_checkable

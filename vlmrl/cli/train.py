@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +10,19 @@ from tqdm import tqdm
 
 from vlmrl import config as configuration
 from vlmrl.cli.pool import side_by_side
+from vlmrl.cli.reward import read_labels
 from vlmrl.errors import ConfigError
 from vlmrl.evaluate.rollout import FIRST_CURVE_SEED, rollout
 from vlmrl.learn import fit, learner
+from vlmrl.learn.cpl import compared
+from vlmrl.learn.weighting import Sampling, weighted
 from vlmrl.nn import PolicyNetwork, product_dtype
 from vlmrl.policy import LearnedPolicy, LearnedValue
 from vlmrl.runfolder import Metrics, masked, provenance, read_json, write_json
 from vlmrl.sim import load_task, make
 from vlmrl.store import Store
 from vlmrl.store.autoreset import autoresets
+from vlmrl.types import Transitions
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,14 @@ class TrainConfig:
     """One policy each."""
     obs: tuple[str, ...] = ("state",)
     """Observation keys that the policy sees."""
+    labels: str | None = None
+    """Run folder of vlmrl label or vlmrl run, or its labels.json, of this store: what learner=cpl is trained on."""
+    sampling: Sampling = field(default_factory=Sampling)
+    clip_norm: float = 0.0
+    """Largest norm of a gradient, for each group of parameters; 0: as it is."""
+    resume: bool = True
+    """Go on where the same command with the same `out` was cut, bit by bit as if it had not been (also `--resume`); the
+    state is kept each `curve_every` updates."""
     curve_task: str | None = None
     """Task in which success is measured during training, for learning curves only."""
     curve_every: int = 2_000
@@ -60,6 +72,10 @@ class Training:
     curve_task: str | None = None
     curve_every: int = 2_000
     curve_episodes: int = 10
+    labels: str | None = None
+    sampling: Sampling = field(default_factory=Sampling)
+    clip_norm: float = 0.0
+    resume: bool = True
 
     @property
     def done(self) -> bool:
@@ -72,13 +88,23 @@ class Training:
 
     def facts(self) -> dict[str, Any]:
         """What decides the policy."""
+        further: dict[str, Any] = {} if self.sampling == Sampling() else {"sampling": asdict(self.sampling)}
+        further |= {"clip_norm": self.clip_norm} if self.clip_norm else {}
+        further |= {"labels": read_labels(self.labels).snapshot} if self.labels else {}
         return {
             "learner": dict(self.learner),
             "obs": list(self.obs),
             "reward": self.reward or "none",
             "data": Store.open(self.store).data_hash,
             "seed": self.seed,
+            **further,
         }
+
+    def transitions(self) -> Transitions:
+        """What is learned from."""
+        store = Store.open(self.store)
+        found = weighted(self.sampling, store.transitions(self.obs, self.reward), store.episodes.source)
+        return compared(found, store, read_labels(self.labels)) if self.labels else found
 
 
 def main(content: Mapping[str, Any], folder: Path) -> None:
@@ -108,6 +134,10 @@ def main(content: Mapping[str, Any], folder: Path) -> None:
             config.curve_task,
             config.curve_every,
             config.curve_episodes,
+            config.labels,
+            config.sampling,
+            config.clip_norm,
+            config.resume,
         )
         for seed in config.seeds
     ]
@@ -132,10 +162,11 @@ def train(training: Training) -> None:
     folder = Path(training.folder)
     folder.mkdir(parents=True, exist_ok=True)
     metrics = Metrics(folder / "metrics.jsonl")
-    metrics.path.unlink(missing_ok=True)
-    store = Store.open(training.store)
+    checkpoint = folder / "training.safetensors"
+    if not training.resume:
+        checkpoint.unlink(missing_ok=True)
     config = configuration.build(learner(training.learner["name"]).Config, training.learner, where="learner")
-    transitions = store.transitions(training.obs, training.reward)
+    transitions = training.transitions()
     with curve(training) as measure:
         learned = fit(
             training.learner["name"],
@@ -145,6 +176,9 @@ def train(training: Training) -> None:
             metrics=metrics,
             every=training.curve_every,
             at=measure,
+            clip_norm=training.clip_norm,
+            kept=checkpoint,
+            facts=training.facts(),
             quiet=True,
         )
     products = product_dtype(getattr(config, "precision", "float32"))
@@ -154,6 +188,7 @@ def train(training: Training) -> None:
         LearnedValue(learned.critic, name, training.obs, facts).save_pretrained(folder / "critic")
     # Last: the policy's config says that the training is done.
     LearnedPolicy(learned.policy, training.name, training.obs, facts).save_pretrained(folder)
+    checkpoint.unlink(missing_ok=True)
 
 
 @contextmanager
