@@ -162,7 +162,7 @@ def test_a_run_folder_s_labels_train_a_policy_that_says_so(tmp_path: Path) -> No
         str(tmp_path / "policy"),
         labels=str(tmp_path / "run"),
     )
-    train(training)
+    train([training])
     assert training.done
     assert LearnedPolicy.from_pretrained(tmp_path / "policy").facts["labels"] == "abcdefgh"
     write_json(tmp_path / "run" / "labels.json", {**told, "snapshot": "other"})

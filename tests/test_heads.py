@@ -98,7 +98,7 @@ def test_history_tells_what_one_observation_cannot(recurrent: int) -> None:
     )
     errors = {}
     for history in (1, 3):
-        config = dataclasses.replace(SMALL, head="deterministic", history=history, recurrent=recurrent, updates=400)
+        config = dataclasses.replace(SMALL, head="deterministic", history=history, recurrent=recurrent, updates=300)
         policy = bc.policy(trained(config, data))
         seen = np.concatenate([np.roll(obs, k, 0) for k in range(history - 1, -1, -1)], 1)[3:]
         drawn = policy.draw(torch.from_numpy(seen), torch.zeros(len(seen), *policy.chance))[:, 0]

@@ -10,8 +10,9 @@ import torch
 
 from tests.test_learn import bandit, small, with_pairs
 from tests.test_learners import chain
+from vlmrl.cli.train import Training, bundles
 from vlmrl.errors import ConfigError, DataError
-from vlmrl.learn import LEARNERS, checkpoint, fit, learner
+from vlmrl.learn import LEARNERS, bc, checkpoint, fit, fit_seeds, iql, learner
 from vlmrl.learn.batch import drawn_rows
 from vlmrl.learn.weighting import Sampling, weighted
 from vlmrl.runfolder import Metrics
@@ -46,6 +47,76 @@ def test_a_training_cut_in_the_middle_equals_one_that_was_not(name: str, tmp_pat
     assert [record["step"] for record in cut[1]] == [4, 8, 12, 16, 20]
     for key, value in whole[0].items():
         assert torch.equal(cut[0][key], value), key
+
+
+STACKED = {
+    "iql": iql.Config(updates=20, hidden=(8, 8), batch=32, precision="float32"),
+    "bc": bc.Config(updates=20, hidden=(8, 8), batch=32, precision="float32", head="mixture"),
+}
+
+
+@pytest.mark.parametrize("name", STACKED)
+def test_a_seed_trained_beside_others_gets_the_numbers_it_gets_alone(name: str, tmp_path: Path) -> None:
+    data = [bandit(100, seed=k) for k in range(3)]
+    given: dict[str, Any] = {"clip_norm": 0.5, "every": 10, "quiet": True}
+    logs = [Metrics(tmp_path / f"{k}.jsonl") for k in range(3)]
+    measured: list[tuple[int, float]] = []
+
+    def at(step: int, policy: Any) -> dict[str, float]:
+        measured.append((step, policy.draw(torch.zeros(1, 3), torch.zeros(1, *policy.chance)).item()))
+        return {"success": float(step)}
+
+    beside = fit_seeds(name, data, STACKED[name], seeds=[3, 4, 5], metrics=logs, at=[None, at, None], **given)
+    joint, measured = measured, []
+    for k in range(3):
+        log = Metrics(tmp_path / f"alone{k}.jsonl")
+        alone = fit(name, data[k], STACKED[name], seed=3 + k, metrics=log, at=at if k == 1 else None, **given)
+        for both in zip(alone.policy.state_dict().values(), beside[k].policy.state_dict().values(), strict=True):
+            torch.testing.assert_close(*both, rtol=1e-4, atol=1e-6)
+        for one, other in zip(log.read("train"), logs[k].read("train"), strict=True):
+            assert one | {"seconds": 0} == pytest.approx(other | {"seconds": 0}, rel=1e-4)
+    assert joint == [(step, pytest.approx(value, rel=1e-4)) for step, value in measured]
+
+
+def test_learners_whose_update_is_more_than_one_step_are_not_trained_together(tmp_path: Path) -> None:
+    for name, config in (("td3bc", small("td3bc")), ("iql", dataclasses.replace(STACKED["iql"], order="paper"))):
+        logs = [Metrics(tmp_path / f"{name}{k}") for k in range(2)]
+        with pytest.raises(ConfigError, match="cannot train several seeds"):
+            fit_seeds(name, [bandit(50)] * 2, config, seeds=[0, 1], metrics=logs, at=[None] * 2)
+
+
+def test_a_cut_training_of_several_seeds_goes_on_bit_by_bit(tmp_path: Path) -> None:
+    def train(kept: str, cut_at: int) -> list[Any]:
+        def at(step: int, _: Any) -> None:
+            if step == cut_at:
+                raise Cut
+
+        logs = [Metrics(tmp_path / f"{kept}{k}.jsonl") for k in range(2)]
+        given: dict[str, Any] = {"metrics": logs, "every": 5, "kept": tmp_path / kept, "quiet": True}
+        return fit_seeds("iql", [bandit(50)] * 2, STACKED["iql"], seeds=[0, 1], at=[at, None], **given)
+
+    whole = train("whole", 0)
+    with pytest.raises(Cut):
+        train("cut", 10)
+    for one, other in zip(whole, train("cut", 0), strict=True):
+        for key, value in one.policy.state_dict().items():
+            assert torch.equal(other.policy.state_dict()[key], value), key
+
+
+def test_trainings_that_differ_in_seed_and_reward_are_bundled_for_the_workers() -> None:
+    def training(seed: int, reward: str, name: str = "bc") -> Training:
+        settings = {"name": name, **dataclasses.asdict(learner(name).Config())}
+        return Training(reward, seed, "store", reward, settings, ("state",), f"{name}/{reward}/{seed}")
+
+    several = [training(seed, reward) for reward in "ab" for seed in range(3)]
+    assert [len(part) for part in bundles(several, 4)] == [2, 2, 1, 1]
+    assert [t for part in bundles(several, 4) for t in part] == several
+    assert len(bundles(several, 4, together=False)) == 6
+    assert [len(part) for part in bundles([*several[:2], *(training(s, "a", "td3bc") for s in range(2))], 1)] == [
+        2,
+        1,
+        1,
+    ]
 
 
 def test_what_is_kept_of_another_training_is_not_gone_on_with(tmp_path: Path) -> None:

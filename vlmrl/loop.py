@@ -2,16 +2,24 @@
 
 import time
 from collections.abc import Callable, Iterable, Mapping
-from typing import TypeVar
+from typing import Protocol, TypeVar, runtime_checkable
 
 import torch
 from tqdm import tqdm
 
 from vlmrl.errors import VlmrlError
-from vlmrl.runfolder import Metrics
 
 BatchT = TypeVar("BatchT")
 Info = Mapping[str, torch.Tensor]
+
+
+@runtime_checkable
+class Writer(Protocol):
+    """Where metrics go."""
+
+    def write(self, name: str, step: int, values: Mapping[str, float]) -> None:
+        """Record `values` of the series `name` at `step`."""
+        ...
 
 
 def fit(
@@ -20,7 +28,7 @@ def fit(
     *,
     updates: int,
     name: str,
-    metrics: Metrics,
+    metrics: Writer,
     every: int = 1000,
     at: Callable[[int], Mapping[str, float] | None] | None = None,
     save: Callable[[int], None] | None = None,

@@ -1,11 +1,13 @@
 """`vlmrl train`: train one learner on one reward column of a store, for one or several seeds."""
 
+import os
 from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from tqdm import tqdm
 
 from vlmrl import config as configuration
@@ -13,8 +15,9 @@ from vlmrl.cli.pool import side_by_side
 from vlmrl.cli.reward import read_labels
 from vlmrl.errors import ConfigError
 from vlmrl.evaluate.rollout import FIRST_CURVE_SEED, rollout
-from vlmrl.learn import fit, learner
+from vlmrl.learn import fit_seeds, learner
 from vlmrl.learn.cpl import compared
+from vlmrl.learn.stacked import stackable
 from vlmrl.learn.weighting import Sampling, weighted
 from vlmrl.nn import PolicyNetwork, product_dtype
 from vlmrl.policy import LearnedPolicy, LearnedValue
@@ -53,7 +56,10 @@ class TrainConfig:
     """Updates between points of that curve."""
     curve_episodes: int = 10
     workers: int = 0
-    """Runs side by side, one thread each; 0: as many as there are processors."""
+    """Processes side by side, one thread each; 0: as many as there are processors."""
+    together: bool = True
+    """Train the seeds of a process as one batched program, where the learner can (iql, bc): the same numbers up to
+    rounding in less time. false: each alone, bit for bit as it would be without the others."""
 
 
 @dataclass(frozen=True)
@@ -100,6 +106,10 @@ class Training:
             **further,
         }
 
+    def config(self) -> Any:
+        """The learner's settings."""
+        return configuration.build(learner(self.learner["name"]).Config, self.learner, where="learner")
+
     def transitions(self) -> Transitions:
         """What is learned from."""
         store = Store.open(self.store)
@@ -141,53 +151,69 @@ def main(content: Mapping[str, Any], folder: Path) -> None:
         )
         for seed in config.seeds
     ]
-    train_all(trainings, workers=config.workers)
+    train_all(trainings, workers=config.workers, together=config.together)
     print(f"{len(trainings)} policies in {folder / 'policies'}; run one with: vlmrl evaluate policy=FOLDER")
 
 
-def train_all(trainings: Sequence[Training], *, workers: int) -> None:
-    """Train what is not trained yet, several runs side by side."""
+def train_all(trainings: Sequence[Training], *, workers: int, together: bool = True) -> None:
+    """Train what is not trained yet, several processes side by side, and in each several policies as one program."""
     missing = [t for t in trainings if not t.done]
     total = sum(int(t.learner["updates"]) for t in missing)
     with tqdm(
         total=total, desc="train", unit="update", unit_scale=True, dynamic_ncols=True, disable=not missing
     ) as bar:
-        for training in side_by_side(train, missing, workers=workers):
-            bar.set_postfix_str(f"{training.name}, seed {training.seed}", refresh=False)
-            bar.update(int(training.learner["updates"]))
+        for bundle in side_by_side(train, bundles(missing, workers, together=together), workers=workers):
+            seeds = ", ".join(str(t.seed) for t in bundle)
+            bar.set_postfix_str(f"{bundle[-1].name}, seed {seeds}", refresh=False)
+            bar.update(sum(int(t.learner["updates"]) for t in bundle))
 
 
-def train(training: Training) -> None:
-    """Train one policy and save it; everything that decides the result is in its folder."""
-    folder = Path(training.folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    metrics = Metrics(folder / "metrics.jsonl")
-    checkpoint = folder / "training.safetensors"
-    if not training.resume:
+def bundles(trainings: Sequence[Training], workers: int, *, together: bool = True) -> list[tuple[Training, ...]]:
+    """Which trainings run as one program: those of one learner and settings, in as many parts as there are workers."""
+    groups: dict[str, list[Training]] = {}
+    for training in trainings:
+        alike = replace(training, name="", seed=0, reward=None, folder="")
+        joint = together and stackable(training.config())
+        groups.setdefault(repr(alike) if joint else training.folder, []).append(training)
+    count = workers or len(os.sched_getaffinity(0))
+    return [
+        tuple(group[k] for k in part.tolist())
+        for group in groups.values()
+        for part in np.array_split(np.arange(len(group)), min(count, len(group)))
+    ]
+
+
+def train(bundle: Sequence[Training]) -> None:
+    """Train policies of one learner and save them; everything that decides a result is in its folder."""
+    folders, first = [Path(training.folder) for training in bundle], bundle[0]
+    for folder in folders:
+        folder.mkdir(parents=True, exist_ok=True)
+    checkpoint = folders[0] / "training.safetensors"
+    if not first.resume:
         checkpoint.unlink(missing_ok=True)
-    config = configuration.build(learner(training.learner["name"]).Config, training.learner, where="learner")
-    transitions = training.transitions()
-    with curve(training) as measure:
-        learned = fit(
-            training.learner["name"],
+    config, transitions = first.config(), [training.transitions() for training in bundle]
+    with ExitStack() as stack:
+        trained = fit_seeds(
+            first.learner["name"],
             transitions,
             config,
-            seed=training.seed,
-            metrics=metrics,
-            every=training.curve_every,
-            at=measure,
-            clip_norm=training.clip_norm,
+            seeds=[training.seed for training in bundle],
+            metrics=[Metrics(folder / "metrics.jsonl") for folder in folders],
+            every=first.curve_every,
+            at=[stack.enter_context(curve(training)) for training in bundle],
+            clip_norm=first.clip_norm,
             kept=checkpoint,
-            facts=training.facts(),
+            facts={"trainings": [training.facts() for training in bundle]},
             quiet=True,
         )
-    products = product_dtype(getattr(config, "precision", "float32"))
-    facts = training.facts() | {"transitions": len(transitions), "products": str(products)}
-    if learned.critic is not None:
-        name = f"critic of {training.name}"
-        LearnedValue(learned.critic, name, training.obs, facts).save_pretrained(folder / "critic")
-    # Last: the policy's config says that the training is done.
-    LearnedPolicy(learned.policy, training.name, training.obs, facts).save_pretrained(folder)
+    products = str(product_dtype(getattr(config, "precision", "float32")))
+    for training, data, learned, folder in zip(bundle, transitions, trained, folders, strict=True):
+        facts = training.facts() | {"transitions": len(data), "products": products, "beside": len(bundle) - 1}
+        if learned.critic is not None:
+            name = f"critic of {training.name}"
+            LearnedValue(learned.critic, name, training.obs, facts).save_pretrained(folder / "critic")
+        # Last: the policy's config says that the training is done.
+        LearnedPolicy(learned.policy, training.name, training.obs, facts).save_pretrained(folder)
     checkpoint.unlink(missing_ok=True)
 
 

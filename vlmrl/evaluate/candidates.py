@@ -1,6 +1,7 @@
 """What an evaluation takes by name: saved policies, the scripted expert, and random actions."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -8,11 +9,12 @@ from typing import Any
 from vlmrl.artefact import fingerprint
 from vlmrl.errors import ConfigError
 from vlmrl.evaluate.behaviour import GradedPolicy
-from vlmrl.policy import LearnedPolicy, LearnedValue, RerankedPolicy, UniformPolicy
+from vlmrl.policy import LearnedPolicy, LearnedValue, RemotePolicy, RerankedPolicy, UniformPolicy
 from vlmrl.sim import Task, make
 from vlmrl.types import Policy
 
 BUILT_IN = ("expert", "random")
+SERVER = ("ws://", "wss://")
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,7 @@ class Steering:
     temperature: float = 0.0
     budget_s: float | None = None
 
-    def over(self, policy: LearnedPolicy) -> RerankedPolicy:
+    def over(self, policy: LearnedPolicy | RemotePolicy) -> RerankedPolicy:
         """The policy steered.
 
         Raises:
@@ -42,7 +44,7 @@ class Steering:
 
     def key(self) -> dict[str, Any]:
         """What decides what is chosen."""
-        return {**asdict(self), "critic": _weights(self.critic)}
+        return {**asdict(self), "critic": weights(self.critic)}
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ class Candidate:
     """A policy that can be made for any task."""
 
     source: str
-    """Folder, hub id or built-in name."""
+    """Folder, hub id, server (ws://HOST:PORT) or built-in name."""
     noise: float = 0.0
     """Share of random actions, of the scripted expert."""
     steering: Steering | None = None
@@ -78,9 +80,10 @@ class Candidate:
             return policy
         return self.saved()
 
-    def saved(self) -> LearnedPolicy | RerankedPolicy:
-        """The policy of a folder or hub id, steered where it is to be."""
-        policy = LearnedPolicy.from_pretrained(self.source)
+    def saved(self) -> LearnedPolicy | RemotePolicy | RerankedPolicy:
+        """The policy of a folder, hub id or server, steered where it is to be."""
+        remote = self.source.startswith(SERVER)
+        policy = RemotePolicy(self.source) if remote else LearnedPolicy.from_pretrained(self.source)
         return self.steering.over(policy) if self.steering else policy
 
     def key(self) -> dict[str, Any]:
@@ -88,10 +91,14 @@ class Candidate:
         if not self.trained:
             return {"policy": self.source, "noise": self.noise}
         steered = {"steering": self.steering.key()} if self.steering else {}
-        return {"policy": "saved", "weights": _weights(self.source), **steered}
+        return {"policy": "saved", "weights": weights(self.source), **steered}
 
 
-def _weights(source: str) -> str:
+def weights(source: str) -> str:
+    """Hash of the weights of a folder or server; a hub id is its own."""
+    if source.startswith(SERVER):
+        with closing(RemotePolicy(source)) as policy:
+            return policy.weights
     place = Path(source)
     return fingerprint(place) if place.is_dir() else source
 

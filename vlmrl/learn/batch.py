@@ -23,15 +23,15 @@ FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
 
 @dataclass(frozen=True)
 class Batch:
-    """Transitions in the networks' units."""
+    """Transitions in the networks' units; of seeds that are trained together, those of each side by side."""
 
-    obs: Float[Tensor, "B D"]
+    obs: Float[Tensor, "*seeds B D"]
     """Or the latest observations one after the other, of learners that look back."""
-    action: Float[Tensor, "B A"]
-    reward: Float[Tensor, " B"]
-    mask: Float[Tensor, " B"]
-    next_obs: Float[Tensor, "B D"]
-    to_go: Float[Tensor, " B"] | None = None
+    action: Float[Tensor, "*seeds B A"]
+    reward: Float[Tensor, "*seeds B"]
+    mask: Float[Tensor, "*seeds B"]
+    next_obs: Float[Tensor, "*seeds B _"]
+    to_go: Float[Tensor, "*seeds B"] | None = None
     """Return from here to the end of the episode, for learners that ask for it."""
 
 
@@ -122,9 +122,9 @@ def cosine(step: int, steps: int) -> float:
 
 
 def descend(optimiser: torch.optim.Optimizer, loss: Tensor) -> None:
-    """One gradient step."""
+    """One gradient step; of seeds trained together, on the loss of each."""
     optimiser.zero_grad(set_to_none=True)
-    loss.backward()
+    loss.sum().backward()
     optimiser.step()
 
 

@@ -4,8 +4,8 @@ The default is IQL's actor. `head=mixture` is robomimic's BC-GMM, `history=10 re
 """
 
 import copy
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
@@ -50,6 +50,8 @@ class State:
     optimiser: torch.optim.Optimizer
     schedule: torch.optim.lr_scheduler.LRScheduler
     dtype: torch.dtype
+    loss: Callable[[Batch], dict[str, Tensor]] = field(init=False)
+    """The loss at the present parameters."""
 
 
 def batches(config: Config, transitions: Transitions, *, generator: torch.Generator) -> Iterator[Batch]:
@@ -80,7 +82,9 @@ def init(config: Config, transitions: Transitions, *, generator: torch.Generator
         actor = MixtureActor(obs, action, modes=modes, history=config.history, recurrent=config.recurrent, **common)
     optimiser = torch.optim.Adam(actor.parameters(), lr=config.lr, fused=True)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: cosine(step, config.updates))
-    return State(actor, copy.deepcopy(actor), optimiser, schedule, product_dtype(config.precision))
+    state = State(actor, copy.deepcopy(actor), optimiser, schedule, product_dtype(config.precision))
+    state.loss = lambda batch: loss(config, state, batch)
+    return state
 
 
 def loss(config: Config, state: State, batch: Batch) -> dict[str, Tensor]:
@@ -93,7 +97,7 @@ def loss(config: Config, state: State, batch: Batch) -> dict[str, Tensor]:
 
 def update(config: Config, state: State, batch: Batch) -> dict[str, Tensor]:
     """One gradient step."""
-    losses = loss(config, state, batch)
+    losses = state.loss(batch)
     descend(state.optimiser, losses["actor_loss"])
     state.schedule.step()
     average(state.averaged, state.actor, config.average or 1.0, step=state.schedule.last_epoch)

@@ -7,9 +7,9 @@ dataclasses; all chance comes from one generator. Never pickle: tensors as safet
 import dataclasses
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -34,21 +34,28 @@ def walk(state: Any, prefix: str = "") -> Iterator[tuple[str, Any, str, Any]]:
             yield state, field.name, name, value
 
 
-def clip_gradients(state: Any, norm: float) -> None:
-    """From now on scale the gradient of every group of parameters to at most `norm` before each optimiser's step."""
+def clip_gradients(state: Any, norm: float, *, seeds: int = 1) -> None:
+    """From now on scale the gradient of every group of parameters to at most `norm` before each optimiser's step.
+
+    Of several seeds trained together, whose parameters lie side by side, each has its own norm.
+    """
 
     def clip(optimiser: Optimizer, *_: Any) -> None:
         for group in optimiser.param_groups:
-            torch.nn.utils.clip_grad_norm_(group["params"], norm)
+            gradients = [p.grad.view(seeds, -1) for p in group["params"] if p.grad is not None]
+            total = torch.stack([gradient.square().sum(1) for gradient in gradients]).sum(0).sqrt()
+            for gradient in gradients:
+                gradient.mul_((norm / (total + 1e-6)).clamp(max=1)[:, None])
 
     for _, _, _, part in walk(state):
         if isinstance(part, Optimizer):
             part.register_step_pre_hook(clip)
 
 
-def save(path: Path, state: Any, generator: torch.Generator, *, step: int, facts: Mapping[str, Any]) -> None:
+def save(path: Path, state: Any, generators: Sequence[torch.Generator], *, step: int, facts: Mapping[str, Any]) -> None:
     """Replace the file whole; `facts` are what decides the training."""
-    tensors, numbers = {GENERATOR: generator.get_state()}, dict[str, Any]()
+    tensors, numbers = dict[str, Tensor](), dict[str, Any]()
+    tensors |= {f"{GENERATOR}{k}": generator.get_state() for k, generator in enumerate(generators)}
     for _, _, name, part in walk(state):
         if isinstance(part, nn.Module):
             tensors |= {f"{name}/{key}": value for key, value in part.state_dict().items()}
@@ -69,7 +76,7 @@ def save(path: Path, state: Any, generator: torch.Generator, *, step: int, facts
     temporary.replace(path)
 
 
-def restore(path: Path, state: Any, generator: torch.Generator, *, facts: Mapping[str, Any]) -> int:
+def restore(path: Path, state: Any, generators: Sequence[torch.Generator], *, facts: Mapping[str, Any]) -> int:
     """Bring a fresh state to where the file has it; returns the updates done, 0 where it is of another training.
 
     Raises:
@@ -103,5 +110,6 @@ def restore(path: Path, state: Any, generator: torch.Generator, *, facts: Mappin
             setattr(owner, field, tensors[name])
         elif name in numbers:
             setattr(owner, field, numbers[name])
-    generator.set_state(tensors[GENERATOR])
-    return int(cast("int", json.loads(header["step"])))
+    for k, generator in enumerate(generators):
+        generator.set_state(tensors[f"{GENERATOR}{k}"])
+    return int(json.loads(header["step"]))
