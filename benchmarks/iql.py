@@ -1,10 +1,14 @@
 """IQL on one core: updates a second against a plain eager float32 loop, and whether the returns are equal.
 
     python benchmarks/iql.py                      speed, a minute
+    python benchmarks/iql.py --d3rlpy PYTHON      the same beside d3rlpy's, PYTHON having d3rlpy 2.8.1 installed
+    python benchmarks/iql.py --stacked            seeds trained as one program, beside one after the other
+    python benchmarks/iql.py --diffusion          a training step of diffusion, beside its U-Net in plain eager
     python benchmarks/iql.py --returns STORE      returns over 10 seeds, resumable; STORE needs reward `ground_truth`
 
 The peer is written here as papers' code bases write it: six `nn.Sequential`, three Adam optimisers, a Python loop.
-Both sides are 2x256, batch 256, data in memory; pairs of runs alternate, so that drift of the machine hits both.
+Both sides are 2x256, batch 256, data in memory; pairs of runs alternate, so that drift of the machine hits both. Rates
+are updates per second of processor time, so that other work on the machine does not count, only what it does to caches.
 """
 
 import os
@@ -17,20 +21,24 @@ import copy
 import json
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from vlmrl import gl
-from vlmrl.learn import iql
+from vlmrl.learn import bc, diffusion, iql
 from vlmrl.learn.batch import Batch
+from vlmrl.learn.stacked import Stack, abreast
 from vlmrl.types import Transitions
 
 HIDDEN, BATCH = 256, 256
+PEER = Path(__file__).parent / "peers" / "iql_d3rlpy.py"
 
 
 class Plain:
@@ -103,12 +111,11 @@ def random_transitions(rows: int = 30_000) -> Transitions:
 
 
 def rate(update: Callable[[Batch], object], batches: Iterator[Batch], seconds: float) -> float:
-    start, count = time.perf_counter(), 0
-    while time.perf_counter() - start < seconds:
-        for _ in range(20):
-            update(next(batches))
-        count += 20
-    return count / (time.perf_counter() - start)
+    start, count = time.process_time(), 0
+    while time.process_time() - start < seconds:
+        update(next(batches))
+        count += 1
+    return count / (time.process_time() - start)
 
 
 def product_limit(dtype: torch.dtype) -> float:
@@ -165,14 +172,94 @@ def speed(seconds: float, rounds: int) -> None:
         for _ in range(rounds):
             for name, (update, batches) in found.items():
                 rates[name].append(rate(update, batches, seconds))
-        base = np.array(rates["plain eager float32"])
-        print(f"\n{title}: updates/s on one thread, median (range) of {rounds} rounds; ratio to plain, pair by pair")
-        for name, values in rates.items():
-            ratio = np.array(values) / base
-            print(
-                f"  {name:30} {np.median(values):6.0f} ({min(values):.0f}-{max(values):.0f})"
-                f"   {np.median(ratio):.2f}x ({ratio.min():.2f}-{ratio.max():.2f})"
-            )
+        report(rates, title, base="plain eager float32")
+
+
+def beside_d3rlpy(python: str, seconds: float, rounds: int) -> None:
+    """Paper's networks on all sides: d3rlpy with its own sampler, the plain loop, and ours."""
+    with tempfile.TemporaryDirectory() as folder:
+        path, data = Path(folder) / "data.npz", random_transitions()
+        np.savez(path, **{key: value for key, value in vars(data).items() if value is not None})
+        found = contestants(iql.Config(layer_norm=False, compile="never", updates=10_000))
+        rates: dict[str, list[float]] = {"d3rlpy": []} | {name: [] for name in found}
+        command = [python, str(PEER), str(path), "--seconds", str(seconds)]
+        for _ in range(rounds):
+            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+            rates["d3rlpy"].append(float(done.stdout.split()[-1]))
+            for name, (update, batches) in found.items():
+                if "compiled" not in name:
+                    rate(update, batches, 0.3)
+                    rates[name].append(rate(update, batches, seconds))
+    report({name: values for name, values in rates.items() if values}, "paper's networks", base="d3rlpy")
+
+
+def stacked(seeds: int, seconds: float, rounds: int) -> None:
+    """Updates of one seed a second: alone, and when several are one program."""
+    torch.set_num_threads(1)
+    data = random_transitions()
+    for name, module, config in (
+        ("iql", iql, iql.Config(compile="never", updates=10_000)),
+        ("bc", bc, bc.Config(updates=10_000)),
+    ):
+        generators = [torch.Generator().manual_seed(seed) for seed in range(seeds + 1)]
+        states = [module.init(config, data, generator=generator) for generator in generators]
+        alone = module.init(config, data, generator=generators[0])
+        batches = [module.batches(config, data, generator=generator) for generator in generators]
+        stack = Stack(states[:-1], states[-1])
+        stack.map_losses(module, config)
+        feed, rates = abreast(batches[:-1]), {f"{name} alone": [], f"{name}, {seeds} seeds as one program": []}
+        for warm in (True, *[False] * rounds):
+            one = rate(lambda b, m=module, c=config, s=alone: m.update(c, s, b), batches[-1], seconds)
+            all_ = rate(lambda b, m=module, c=config, s=stack.joint: m.update(c, s, b), feed, seconds)
+            if not warm:
+                for values, value in zip(rates.values(), (one, seeds * all_), strict=True):
+                    values.append(value)
+        report(rates, f"{seeds} seeds, default settings, not compiled", base=f"{name} alone")
+
+
+def denoising(seconds: float, rounds: int) -> None:
+    """A training step of the default diffusion policy, and the same U-Net trained as papers' code bases do it."""
+    torch.set_num_threads(1)
+    data, generator, config = random_transitions(), torch.Generator().manual_seed(0), diffusion.Config(updates=10_000)
+    ours = diffusion.init(config, data, generator=generator)
+    peer = diffusion.init(config, data, generator=generator)
+    peer_net, averaged = peer.network.net, copy.deepcopy(peer.network.net)
+    optimiser = torch.optim.AdamW(peer_net.parameters(), lr=1e-4, betas=(0.95, 0.999), weight_decay=1e-6)
+
+    def plain(batch: Any) -> None:
+        at = torch.randint(config.training_steps, (len(batch.chunk),))
+        noise, kept = torch.randn(batch.chunk.shape), peer.kept[at][:, None, None]
+        found = peer_net(kept.sqrt() * batch.chunk + (1 - kept).sqrt() * noise, at.float(), batch.obs)
+        loss = nn.functional.mse_loss(found, noise)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        with torch.no_grad():
+            for mine, source in zip(averaged.parameters(), peer_net.parameters(), strict=True):
+                mine.mul_(0.999).add_(0.001 * source)
+
+    batches = diffusion.batches(config, data, generator=generator)
+    contest = {"plain eager float32": plain, "vlmrl": lambda batch: diffusion.update(config, ours, batch)}
+    rates: dict[str, list[float]] = {name: [] for name in contest}
+    for warm in (True, *[False] * rounds):
+        for name, update in contest.items():
+            found = rate(update, batches, seconds)
+            if not warm:
+                rates[name].append(found)
+    report(rates, "diffusion, default network, batch 256", base="plain eager float32")
+
+
+def report(rates: Mapping[str, Sequence[float]], title: str, *, base: str) -> None:
+    """Medians, ranges, and ratios pair by pair."""
+    first = np.array(rates[base])
+    print(f"\n{title}: updates/s on one thread, median (range) of {len(first)} rounds; ratio to {base}, pair by pair")
+    for name, values in rates.items():
+        ratio = np.array(values) / first
+        print(
+            f"  {name:34} {np.median(values):6.0f} ({min(values):.0f}-{max(values):.0f})"
+            f"   {np.median(ratio):.2f}x ({ratio.min():.2f}-{ratio.max():.2f})",
+            flush=True,
+        )
 
 
 def two_cores(seconds: float) -> None:
@@ -250,6 +337,9 @@ def returns(store_path: Path, out: Path, *, seeds: int, updates: int, episodes: 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--d3rlpy", metavar="PYTHON")
+    parser.add_argument("--stacked", action="store_true")
+    parser.add_argument("--diffusion", action="store_true")
     parser.add_argument("--returns", type=Path, metavar="STORE")
     parser.add_argument("--out", type=Path, default=Path("runs/benchmark-iql-returns.json"))
     parser.add_argument("--seeds", type=int, default=10)
@@ -261,6 +351,12 @@ def main() -> None:
     given = parser.parse_args()
     if given.one:
         one(given.one)
+    elif given.d3rlpy:
+        beside_d3rlpy(given.d3rlpy, given.seconds, given.rounds)
+    elif given.stacked:
+        stacked(given.seeds, given.seconds, given.rounds)
+    elif given.diffusion:
+        denoising(given.seconds, given.rounds)
     elif given.returns:
         returns(given.returns, given.out, seeds=given.seeds, updates=given.updates, episodes=given.episodes)
     else:

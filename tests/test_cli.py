@@ -280,7 +280,7 @@ def test_training_again_on_other_data_does_not_return_the_old_policy(tmp_path: P
     )
     learner = configuration.compose("train", ["learner=bc", "learner.updates=3"])["learner"]
     first = Training("bc", 0, str(tmp_path / "a"), None, learner, ("state",), str(tmp_path / "policy"))
-    train(first)
+    train([first])
     assert first.done
     assert not dataclasses.replace(first, store=str(tmp_path / "b")).done
     assert not dataclasses.replace(first, seed=1).done

@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from vlmrl.errors import ConfigError
-from vlmrl.learn import LEARNERS, bc, diffusion, idql, iql, learner
+from vlmrl.learn import LEARNERS, bc, cpl, diffusion, idql, iql, learner
 from vlmrl.learn.batch import Batch, polyak, standardise_reward
 from vlmrl.nn import Actor, Normaliser, StackedMLP, together
+from vlmrl.reward.pairs import Pairs
 from vlmrl.types import Transitions
 
 PAPER = iql.Config(
@@ -215,9 +216,17 @@ def small(name: str) -> Any:
     return learner(name).Config(updates=20, **given)
 
 
+def with_pairs(data: Transitions, length: int, *, count: int = 100) -> cpl.Compared:
+    """Comparisons of random clips of as many rows; that with the greater sum of rewards is better."""
+    a, b = np.random.default_rng(1).integers(len(data) - length, size=(2, count, 1)) + np.arange(length)
+    better = data.reward[a].sum(1) > data.reward[b].sum(1)
+    pairs = Pairs(a, b, better.astype(np.float32), np.zeros(count, np.int64))
+    return cpl.Compared(**vars(data), pairs=pairs)
+
+
 @pytest.mark.parametrize("name", LEARNERS)
 def test_every_learner_has_the_six_names_and_trains_reproducibly(name: str) -> None:
-    module, transitions = learner(name), bandit(200)
+    module, transitions = learner(name), with_pairs(bandit(200), 3)
     config = small(name)
     actions = []
     for _ in range(2):

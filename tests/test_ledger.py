@@ -266,10 +266,10 @@ def test_of_many_workers_exactly_one_gets_each_question(location):
                 granted[number].extend(leased.granted)
 
     workers = [threading.Thread(target=work, args=(i,)) for i in range(4)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
+    for thread in workers:
+        thread.start()
+    for thread in workers:
+        thread.join()
     assert sorted(key for some in granted for key in some) == sorted(keys)
 
 
@@ -347,10 +347,10 @@ def test_two_processes_may_open_a_new_ledger_at_the_same_time(location):
             failures.append(e)
 
     workers = [threading.Thread(target=open_it) for _ in range(4)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
+    for thread in workers:
+        thread.start()
+    for thread in workers:
+        thread.join()
     assert failures == []
 
 

@@ -28,6 +28,11 @@ class Metrics:
         with self.path.open("a") as file:
             file.write(json.dumps({"name": name, "step": step, **values}) + "\n")
 
+    def cut(self, step: int) -> None:
+        """Forget what was recorded after `step`."""
+        lines = self.path.read_text().splitlines(keepends=True) if self.path.exists() else []
+        self.path.write_text("".join(line for line in lines if json.loads(line)["step"] <= step))
+
     def read(self, name: str) -> list[dict[str, Any]]:
         """The records of one series, in the order written."""
         if not self.path.exists():

@@ -1,10 +1,10 @@
 """The records that cross rooms: numpy at every boundary, checked once at construction."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from enum import Enum
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Float64, Int32, UInt8
@@ -237,9 +237,17 @@ class Transitions:
     next_obs: Float32[np.ndarray, "N D"]
     episode: Int32[np.ndarray, " N"]
     """Index of the episode in the store."""
+    weight: Float64[np.ndarray, " N"] | None = None
+    """How often a learner draws a row, relative to the others; None: all alike."""
 
     def __len__(self) -> int:
         return len(self.obs)
+
+    def take(self, rows: np.ndarray) -> "Transitions":
+        """Some of the rows, by number or by mask."""
+        held = {field.name: getattr(self, field.name) for field in fields(Transitions)}
+        taken: dict[str, Any] = {name: column if column is None else column[rows] for name, column in held.items()}
+        return Transitions(**taken)
 
 
 @runtime_checkable

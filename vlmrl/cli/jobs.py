@@ -62,6 +62,8 @@ def run_job(name: str, arguments: Sequence[str]) -> None:
         command, name, arguments = f"label {arguments[0]}", arguments[0], arguments[1:]
     if name == "label":
         arguments = ["dry_run=true" if a == "--dry-run" else a for a in arguments]
+    if name == "train":
+        arguments = ["resume=true" if a == "--resume" else a for a in arguments]
     job = JOBS[name]
     if any(a in ("-h", "--help") for a in arguments):
         print(help.text(name, job.config, job.groups, command=command))

@@ -123,7 +123,7 @@ def main(content: Mapping[str, Any], folder: Path) -> None:
         answer(config, content["labeler"], store, camera=pick_camera(store, config.camera), folder=folder)
         return
     if config.comparisons.file:
-        preferences = from_people(config, store)
+        preferences = from_people(config, store, folder)
         looks = config.distill and config.reward.input in ("image", "embedding")
         camera = pick_camera(store, config.camera) if looks else ""
     else:
@@ -154,13 +154,15 @@ def check_ends(config: LabelConfig) -> None:
         )
 
 
-def from_people(config: LabelConfig, store: Store) -> Preferences:
-    """Labels that lie in a file, through the ledger."""
+def from_people(config: LabelConfig, store: Store, folder: Path) -> Preferences:
+    """Labels that lie in a file, through the ledger; the run folder gets them too."""
     with Ledger(config.ledger) as book:
         sentence = pick_sentence(store, config.sentence)
         preferences = import_comparisons(book, store, config.comparisons, instruction=sentence)
     ties = int((preferences.p_a == 0.5).sum())
     print(f"{len(preferences):,} comparisons by {preferences.annotator}, {ties:,} of them ties")
+    told = {"labeler": preferences.annotator, "snapshot": preferences.snapshot, "pairs": pairs_as_json(preferences)}
+    write_json(folder / "labels.json", told)
     return preferences
 
 
@@ -407,22 +409,24 @@ def as_json(labels: Labels, store: Store) -> dict[str, Any]:
         "usd": report.cost.usd,
         "seconds": report.seconds,
         "snapshot": labels.preferences.snapshot,
-        "pairs": [
-            {"a": side_as_json(a), "b": side_as_json(b), "p_a": float(p)}
-            for a, b, p in zip(labels.preferences.a, labels.preferences.b, labels.preferences.p_a, strict=True)
-        ],
+        "pairs": pairs_as_json(labels.preferences),
     }
     if (held := labels.audit) is not None:
-        content["audit"] = [
-            {"a": side_as_json(a), "b": side_as_json(b), "p_a": float(p)}
-            for a, b, p in zip(held.a, held.b, held.p_a, strict=True)
-        ]
+        content["audit"] = pairs_as_json(held)
     if "truth/progress" in store.columns():
         truth = true_progress(store, at_end=labels.show == "before_after")
         content["truth"] = [
             [truth(a), truth(b)] for a, b in zip(labels.preferences.a, labels.preferences.b, strict=True)
         ]
     return content
+
+
+def pairs_as_json(preferences: Preferences) -> list[dict[str, Any]]:
+    """Both sides of each pair, and the probability that a is better."""
+    return [
+        {"a": side_as_json(a), "b": side_as_json(b), "p_a": float(p)}
+        for a, b, p in zip(preferences.a, preferences.b, preferences.p_a, strict=True)
+    ]
 
 
 def side_as_json(item: Item) -> list[Any]:

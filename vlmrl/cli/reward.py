@@ -243,12 +243,13 @@ def _folds(store: Store, labels: Preferences, name: str, folds: int, folder: Pat
     return found
 
 
-def read_labels(path: Path, camera: str) -> Preferences:
-    """The answers that a labeling job left in `labels.json`.
+def read_labels(path: Path | str, camera: str = "") -> Preferences:
+    """The answers that a labeling job left in `labels.json`; `path` is that file or its folder.
 
     Raises:
         DataError: if it is missing or damaged.
     """
+    path = Path(path) / "labels.json" if Path(path).is_dir() else Path(path)
     if not path.is_file():
         raise DataError(f"{path} is missing: wanted the labels.json of a run folder of vlmrl label or vlmrl run")
     content = read_json(path)

@@ -14,9 +14,7 @@ from vlmrl.errors import ConfigError, RobotError, VlmrlError
 if TYPE_CHECKING:
     from vlmrl.robot import RobotSpec
 
-app = typer.Typer(
-    help="Robots: list, check, calibrate and move them, simulate a servo bus.", no_args_is_help=True
-)
+app = typer.Typer(help="Robots: list, check, calibrate and move them, simulate a servo bus.", no_args_is_help=True)
 
 Settings = Annotated[list[str] | None, typer.Argument(help="key=value: the driver's options, as port=/dev/ttyACM0")]
 

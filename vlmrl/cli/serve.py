@@ -132,7 +132,7 @@ def people(config: ServeConfig) -> tuple[Tokens, str]:
     tokens = read_tokens(config.tokens)
     if len(tokens):
         return tokens, ""
-    if not _is_loopback(config.bind):
+    if not is_loopback(config.bind):
         raise ConfigError(
             f"bind={config.bind} lets other machines in, so each person needs a token: tokens=FILE with lines of "
             f"NAME: TOKEN and mode 0600, or VLMRL_LABEL_TOKENS. A token that fits: {new_token()}"
@@ -156,7 +156,8 @@ def _socket(config: ServeConfig) -> socket.socket:
     return found
 
 
-def _is_loopback(address: str) -> bool:
+def is_loopback(address: str) -> bool:
+    """Whether only this machine can reach an address."""
     try:
         return ipaddress.ip_address(address).is_loopback
     except ValueError:

@@ -1,24 +1,31 @@
 """`vlmrl train`: train one learner on one reward column of a store, for one or several seeds."""
 
+import os
 from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from tqdm import tqdm
 
 from vlmrl import config as configuration
 from vlmrl.cli.pool import side_by_side
+from vlmrl.cli.reward import read_labels
 from vlmrl.errors import ConfigError, unknown
 from vlmrl.evaluate.rollout import FIRST_CURVE_SEED, rollout
-from vlmrl.learn import fit, learner
+from vlmrl.learn import fit_seeds, learner
+from vlmrl.learn.cpl import compared
+from vlmrl.learn.stacked import stackable
+from vlmrl.learn.weighting import Sampling, weighted
 from vlmrl.nn import PolicyNetwork, product_dtype
 from vlmrl.policy import LearnedPolicy, LearnedValue
 from vlmrl.runfolder import Metrics, masked, provenance, read_json, write_json
 from vlmrl.sim import load_task, make
 from vlmrl.store import Store
 from vlmrl.store.autoreset import autoresets
+from vlmrl.types import Transitions
 
 
 @dataclass(frozen=True)
@@ -37,13 +44,24 @@ class TrainConfig:
     """Observation keys that the policy sees."""
     action: str = "action"
     """Column of actions to learn; action_requested: what was asked of a robot, before the safety chain."""
+    labels: str | None = None
+    """Run folder of vlmrl label or vlmrl run, or its labels.json, of this store: what learner=cpl is trained on."""
+    sampling: Sampling = field(default_factory=Sampling)
+    clip_norm: float = 0.0
+    """Largest norm of a gradient, for each group of parameters; 0: as it is."""
+    resume: bool = True
+    """Go on where the same command with the same `out` was cut, bit by bit as if it had not been (also `--resume`); the
+    state is kept each `curve_every` updates."""
     curve_task: str | None = None
     """Task in which success is measured during training, for learning curves only."""
     curve_every: int = 2_000
     """Updates between points of that curve."""
     curve_episodes: int = 10
     workers: int = 0
-    """Runs side by side, one thread each; 0: as many as there are processors."""
+    """Processes side by side, one thread each; 0: as many as there are processors."""
+    together: bool = True
+    """Train the seeds of a process as one batched program, where the learner can (iql, bc): the same numbers up to
+    rounding in less time. false: each alone, bit for bit as it would be without the others."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +81,10 @@ class Training:
     curve_every: int = 2_000
     curve_episodes: int = 10
     action: str = "action"
+    labels: str | None = None
+    sampling: Sampling = field(default_factory=Sampling)
+    clip_norm: float = 0.0
+    resume: bool = True
 
     @property
     def done(self) -> bool:
@@ -75,13 +97,34 @@ class Training:
 
     def facts(self) -> dict[str, Any]:
         """What decides the policy."""
+        further: dict[str, Any] = {} if self.sampling == Sampling() else {"sampling": asdict(self.sampling)}
+        further |= {"clip_norm": self.clip_norm} if self.clip_norm else {}
+        further |= {"action": self.action} if self.action != "action" else {}
+        further |= {"labels": read_labels(self.labels).snapshot} if self.labels else {}
         return {
             "learner": dict(self.learner),
             "obs": list(self.obs),
             "reward": self.reward or "none",
             "data": Store.open(self.store).data_hash,
             "seed": self.seed,
-        } | ({"action": self.action} if self.action != "action" else {})
+            **further,
+        }
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Columns of the store that are seen and done."""
+        return (*(f"obs/{key}" for key in self.obs), "action")
+
+    def config(self) -> Any:
+        """The learner's settings."""
+        return configuration.build(learner(self.learner["name"]).Config, self.learner, where="learner")
+
+    def transitions(self) -> Transitions:
+        """What is learned from."""
+        store = Store.open(self.store)
+        found = store.transitions(self.obs, self.reward, action=self.action)
+        found = weighted(self.sampling, found, store.episodes.source)
+        return compared(found, store, read_labels(self.labels)) if self.labels else found
 
 
 def main(content: Mapping[str, Any], folder: Path) -> None:
@@ -114,53 +157,78 @@ def main(content: Mapping[str, Any], folder: Path) -> None:
             config.curve_every,
             config.curve_episodes,
             config.action,
+            config.labels,
+            config.sampling,
+            config.clip_norm,
+            config.resume,
         )
         for seed in config.seeds
     ]
-    train_all(trainings, workers=config.workers)
+    train_all(trainings, workers=config.workers, together=config.together)
     print(f"{len(trainings)} policies in {folder / 'policies'}; run one with: vlmrl evaluate policy=FOLDER")
 
 
-def train_all(trainings: Sequence[Training], *, workers: int) -> None:
-    """Train what is not trained yet, several runs side by side."""
+def train_all(trainings: Sequence[Training], *, workers: int, together: bool = True) -> None:
+    """Train what is not trained yet, several processes side by side, and in each several policies as one program."""
     missing = [t for t in trainings if not t.done]
     total = sum(int(t.learner["updates"]) for t in missing)
     with tqdm(
         total=total, desc="train", unit="update", unit_scale=True, dynamic_ncols=True, disable=not missing
     ) as bar:
-        for training in side_by_side(train, missing, workers=workers):
-            bar.set_postfix_str(f"{training.name}, seed {training.seed}", refresh=False)
-            bar.update(int(training.learner["updates"]))
+        for bundle in side_by_side(train, bundles(missing, workers, together=together), workers=workers):
+            seeds = ", ".join(str(t.seed) for t in bundle)
+            bar.set_postfix_str(f"{bundle[-1].name}, seed {seeds}", refresh=False)
+            bar.update(sum(int(t.learner["updates"]) for t in bundle))
 
 
-def train(training: Training) -> None:
-    """Train one policy and save it; everything that decides the result is in its folder."""
-    folder = Path(training.folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    metrics = Metrics(folder / "metrics.jsonl")
-    metrics.path.unlink(missing_ok=True)
-    store = Store.open(training.store)
-    config = configuration.build(learner(training.learner["name"]).Config, training.learner, where="learner")
-    transitions = store.transitions(training.obs, training.reward, action=training.action)
-    with curve(training) as measure:
-        learned = fit(
-            training.learner["name"],
+def bundles(trainings: Sequence[Training], workers: int, *, together: bool = True) -> list[tuple[Training, ...]]:
+    """Which trainings run as one program: those of one learner and settings, in as many parts as there are workers."""
+    groups: dict[str, list[Training]] = {}
+    for training in trainings:
+        alike = replace(training, name="", seed=0, reward=None, folder="")
+        joint = together and stackable(training.config())
+        groups.setdefault(repr(alike) if joint else training.folder, []).append(training)
+    count = workers or len(os.sched_getaffinity(0))
+    return [
+        tuple(group[k] for k in part.tolist())
+        for group in groups.values()
+        for part in np.array_split(np.arange(len(group)), min(count, len(group)))
+    ]
+
+
+def train(bundle: Sequence[Training]) -> None:
+    """Train policies of one learner and save them; everything that decides a result is in its folder."""
+    folders, first = [Path(training.folder) for training in bundle], bundle[0]
+    for folder in folders:
+        folder.mkdir(parents=True, exist_ok=True)
+    checkpoint = folders[0] / "training.safetensors"
+    if not first.resume:
+        checkpoint.unlink(missing_ok=True)
+    config, transitions = first.config(), [training.transitions() for training in bundle]
+    with ExitStack() as stack:
+        trained = fit_seeds(
+            first.learner["name"],
             transitions,
             config,
-            seed=training.seed,
-            metrics=metrics,
-            every=training.curve_every,
-            at=measure,
+            seeds=[training.seed for training in bundle],
+            metrics=[Metrics(folder / "metrics.jsonl") for folder in folders],
+            every=first.curve_every,
+            at=[stack.enter_context(curve(training)) for training in bundle],
+            clip_norm=first.clip_norm,
+            kept=checkpoint,
+            facts={"trainings": [training.facts() for training in bundle]},
             quiet=True,
         )
-    products = product_dtype(getattr(config, "precision", "float32"))
-    columns = {name: store.attributes.get(name, {}) for name in (*(f"obs/{key}" for key in training.obs), "action")}
-    facts = training.facts() | {"transitions": len(transitions), "products": str(products), "columns": columns}
-    if learned.critic is not None:
-        name = f"critic of {training.name}"
-        LearnedValue(learned.critic, name, training.obs, facts).save_pretrained(folder / "critic")
-    # Last: the policy's config says that the training is done.
-    LearnedPolicy(learned.policy, training.name, training.obs, facts).save_pretrained(folder)
+    products = str(product_dtype(getattr(config, "precision", "float32")))
+    for training, data, learned, folder in zip(bundle, transitions, trained, folders, strict=True):
+        facts = training.facts() | {"transitions": len(data), "products": products, "beside": len(bundle) - 1}
+        facts |= {"columns": {k: Store.open(training.store).attributes.get(k, {}) for k in training.columns}}
+        if learned.critic is not None:
+            name = f"critic of {training.name}"
+            LearnedValue(learned.critic, name, training.obs, facts).save_pretrained(folder / "critic")
+        # Last: the policy's config says that the training is done.
+        LearnedPolicy(learned.policy, training.name, training.obs, facts).save_pretrained(folder)
+    checkpoint.unlink(missing_ok=True)
 
 
 @contextmanager

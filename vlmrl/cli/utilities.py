@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from vlmrl import config as configuration
-from vlmrl.cli.given import pairs
+from vlmrl.cli.given import configured, pairs
 from vlmrl.cli.judge import app as judge
 from vlmrl.cli.reward import app as reward
 from vlmrl.cli.robomimic import app as robomimic
@@ -64,6 +64,20 @@ def doctor() -> None:
     from vlmrl import doctor as examination
 
     raise typer.Exit(examination.main())
+
+
+@app.command("serve")
+def serve_(settings: Annotated[list[str] | None, typer.Argument(help="key=value")] = None) -> None:
+    """Serve a saved policy by the openpi websocket protocol, on this machine only unless told otherwise.
+
+    Settings: policy, critic, samples, temperature, bind, port, tokens, clients. A client of openpi connects as to any
+    server of that protocol; `vlmrl evaluate policy=ws://HOST:PORT` connects with many observations at once.
+
+    Example: vlmrl serve policy=runs/mine/policies/seed0
+    """
+    from vlmrl.cli.serve_policy import ServePolicyConfig, serve
+
+    serve(configured(ServePolicyConfig, settings, where="serve"))
 
 
 @data.command("import")

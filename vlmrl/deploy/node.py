@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float64
@@ -98,6 +98,7 @@ class Status:
     person: bool = False
 
 
+@runtime_checkable
 class Operator(Protocol):
     """Where a person sits: a terminal, a page."""
 

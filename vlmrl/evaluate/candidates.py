@@ -1,6 +1,7 @@
 """What an evaluation takes by name: saved policies, the scripted expert, and random actions."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,15 @@ from typing import Any
 from vlmrl.artefact import fingerprint
 from vlmrl.errors import ConfigError
 from vlmrl.evaluate.behaviour import GradedPolicy, grades
-from vlmrl.policy import LearnedValue, RerankedPolicy, SavedPolicy, UniformPolicy, load_policy
+from vlmrl.policy import (
+    SERVER,
+    LearnedValue,
+    RemotePolicy,
+    RerankedPolicy,
+    SavedPolicy,
+    UniformPolicy,
+    load_policy,
+)
 from vlmrl.sim import Task, make
 from vlmrl.types import Policy
 
@@ -42,7 +51,7 @@ class Steering:
 
     def key(self) -> dict[str, Any]:
         """What decides what is chosen."""
-        return {**asdict(self), "critic": _weights(self.critic)}
+        return {**asdict(self), "critic": weights(self.critic)}
 
 
 @dataclass(frozen=True)
@@ -50,7 +59,7 @@ class Candidate:
     """A policy that can be made for any task."""
 
     source: str
-    """Folder, hub id or built-in name."""
+    """Folder, hub id, server (ws://HOST:PORT) or built-in name."""
     noise: float = 0.0
     """Share of random actions, of the scripted expert."""
     steering: Steering | None = None
@@ -79,7 +88,7 @@ class Candidate:
         return self.saved()
 
     def saved(self) -> SavedPolicy | RerankedPolicy:
-        """The policy of a folder or hub id, steered where it is to be."""
+        """The policy of a folder, hub id or server, steered where it is to be."""
         policy = load_policy(self.source)
         return self.steering.over(policy) if self.steering else policy
 
@@ -88,7 +97,7 @@ class Candidate:
         if not self.trained:
             return {"policy": self.source, "noise": self.noise}
         steered = {"steering": self.steering.key()} if self.steering else {}
-        return {"policy": "saved", "weights": _weights(self.source), **steered}
+        return {"policy": "saved", "weights": weights(self.source), **steered}
 
 
 @dataclass(frozen=True)
@@ -113,7 +122,11 @@ class Mixture(Candidate):
         return {"policy": self.source, "grades": [grade.facts for grade in grades(self.policies, self.shares)]}
 
 
-def _weights(source: str) -> str:
+def weights(source: str) -> str:
+    """Hash of the weights of a folder or server; a hub id is its own."""
+    if source.startswith(SERVER):
+        with closing(RemotePolicy(source)) as policy:
+            return policy.weights
     place = Path(source)
     return fingerprint(place) if place.is_dir() else source
 

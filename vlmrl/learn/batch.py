@@ -11,7 +11,7 @@ from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32
+from jaxtyping import Float, Float32, Int64
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
@@ -23,14 +23,15 @@ FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
 
 @dataclass(frozen=True)
 class Batch:
-    """Transitions in the networks' units."""
+    """Transitions in the networks' units; of seeds that are trained together, those of each side by side."""
 
-    obs: Float[Tensor, "B D"]
-    action: Float[Tensor, "B A"]
-    reward: Float[Tensor, " B"]
-    mask: Float[Tensor, " B"]
-    next_obs: Float[Tensor, "B D"]
-    to_go: Float[Tensor, " B"] | None = None
+    obs: Float[Tensor, "*seeds B D"]
+    """Or the latest observations one after the other, of learners that look back."""
+    action: Float[Tensor, "*seeds B A"]
+    reward: Float[Tensor, "*seeds B"]
+    mask: Float[Tensor, "*seeds B"]
+    next_obs: Float[Tensor, "*seeds B _"]
+    to_go: Float[Tensor, "*seeds B"] | None = None
     """Return from here to the end of the episode, for learners that ask for it."""
 
 
@@ -41,8 +42,9 @@ def sample(
     *,
     generator: torch.Generator,
     to_go: Float32[np.ndarray, " N"] | None = None,
+    history: int = 1,
 ) -> Iterator[Batch]:
-    """Endless uniform batches with replacement.
+    """Endless batches with replacement, rows by their weights; of a `history` the oldest observation comes first.
 
     All columns lie side by side in one matrix, so that a batch is one gather and a few views.
     """
@@ -56,10 +58,39 @@ def sample(
         *([] if to_go is None else [torch.from_numpy(to_go)[:, None]]),
     ]
     table, widths = torch.cat(columns, 1), [column.shape[1] for column in columns]
-    while True:
-        rows = torch.randint(len(table), (size,), generator=generator)
+    around = torch.from_numpy(windows(transitions, history - 1, 0)) if history > 1 else None
+    for rows in drawn_rows(transitions, size, generator=generator):
         obs_, next_obs, action_, reward_, mask, *rest = table[rows].split(widths, 1)
+        if around is not None:
+            obs_ = columns[0][around[rows]].flatten(1)
         yield Batch(obs_, action_, reward_[:, 0], mask[:, 0], next_obs, *(one[:, 0] for one in rest))
+
+
+def windows(transitions: Transitions, before: int, after: int) -> Int64[np.ndarray, "N T"]:
+    """For each row the rows around it, from `before` before it to `after` after; a run's ends stand for what is not.
+
+    A run is a stretch of an episode without a gap: each row's next observation is the following row's.
+    """
+    goes_on = (transitions.episode[1:] == transitions.episode[:-1]) & (
+        transitions.next_obs[:-1] == transitions.obs[1:]
+    ).all(1)
+    rows, last = np.arange(len(transitions)), np.flatnonzero(np.append(~goes_on, True))
+    run = np.searchsorted(last, rows)
+    first = np.concatenate([[0], last[:-1] + 1])
+    around = rows[:, None] + np.arange(-before, after + 1)
+    return around.clip(first[run][:, None], last[run][:, None]).astype(np.int64)
+
+
+def drawn_rows(transitions: Transitions, size: int, *, generator: torch.Generator) -> Iterator[Int64[Tensor, " B"]]:
+    """Endless numbers of rows, drawn with replacement by their weights."""
+    if transitions.weight is None:
+        while True:
+            yield torch.randint(len(transitions), (size,), generator=generator)
+    below = torch.from_numpy(transitions.weight).cumsum(0)
+    below = below / below[-1]
+    while True:
+        place = torch.rand(size, dtype=torch.float64, generator=generator)
+        yield torch.searchsorted(below, place, right=True)
 
 
 def standardise_reward(transitions: Transitions) -> Float32[np.ndarray, " N"]:
@@ -91,9 +122,9 @@ def cosine(step: int, steps: int) -> float:
 
 
 def descend(optimiser: torch.optim.Optimizer, loss: Tensor) -> None:
-    """One gradient step."""
+    """One gradient step; of seeds trained together, on the loss of each."""
     optimiser.zero_grad(set_to_none=True)
-    loss.backward()
+    loss.sum().backward()
     optimiser.step()
 
 

@@ -7,11 +7,11 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from vlmrl.errors import ConfigError
-from vlmrl.learn.batch import descend, polyak
+from vlmrl.learn.batch import descend, drawn_rows, polyak, windows
 from vlmrl.learn.sampling import Sampler, denoise, rounds
 from vlmrl.learn.unet import UNet
 from vlmrl.nn import Normaliser, saved_normaliser
@@ -61,23 +61,8 @@ class ChunkState:
     generator: torch.Generator
 
 
-def windows(transitions: Transitions, before: int, after: int) -> Int64[np.ndarray, "N T"]:
-    """For each row the rows around it, from `before` before it to `after` after; a run's ends stand for what is not.
-
-    A run is a stretch of an episode without a gap: each row's next observation is the following row's.
-    """
-    goes_on = (transitions.episode[1:] == transitions.episode[:-1]) & (
-        transitions.next_obs[:-1] == transitions.obs[1:]
-    ).all(1)
-    rows, last = np.arange(len(transitions)), np.flatnonzero(np.append(~goes_on, True))
-    run = np.searchsorted(last, rows)
-    first = np.concatenate([[0], last[:-1] + 1])
-    around = rows[:, None] + np.arange(-before, after + 1)
-    return around.clip(first[run][:, None], last[run][:, None]).astype(np.int64)
-
-
 def chunk_batches(config: ChunkConfig, transitions: Transitions, *, generator: torch.Generator) -> Iterator[ChunkBatch]:
-    """Endless uniform batches with replacement: observations up to a row, and actions from the oldest of them on."""
+    """Endless batches, rows by their weights: observations up to a row, and actions from the oldest of them on."""
     network = Normaliser.range(transitions.obs), Normaliser.range(transitions.action)
     obs, action = (
         normaliser.apply_to(torch.from_numpy(column))
@@ -86,8 +71,7 @@ def chunk_batches(config: ChunkConfig, transitions: Transitions, *, generator: t
     before = config.history - 1
     index = torch.from_numpy(windows(transitions, before, max(config.horizon - config.history, 0)))
     seen, chunk = index[:, : before + 1], index[:, : config.horizon]
-    while True:
-        rows = torch.randint(len(obs), (config.batch,), generator=generator)
+    for rows in drawn_rows(transitions, config.batch, generator=generator):
         yield ChunkBatch(obs[seen[rows]].flatten(1), action[chunk[rows]])
 
 

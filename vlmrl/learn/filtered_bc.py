@@ -5,7 +5,6 @@ ranked by the sum of their rewards. Sums favour long episodes where rewards are 
 rank by a reward that pays at the end.
 """
 
-import dataclasses
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from torch import Tensor
 from vlmrl.errors import ConfigError
 from vlmrl.learn import bc
 from vlmrl.learn.batch import Batch
+from vlmrl.learn.heads import MixtureActor
 from vlmrl.nn import Actor
 from vlmrl.types import Transitions
 
@@ -44,7 +44,7 @@ def best(config: Config, transitions: Transitions) -> Transitions:
     total = np.bincount(index, weights=transitions.reward.astype(np.float64))
     kept = np.argsort(-total, kind="stable")[: math.ceil(config.top * len(episodes))]
     rows = np.isin(index, kept)
-    return Transitions(**{f.name: getattr(transitions, f.name)[rows] for f in dataclasses.fields(transitions)})
+    return transitions.take(rows)
 
 
 def batches(config: Config, transitions: Transitions, *, generator: torch.Generator) -> Iterator[Batch]:
@@ -67,6 +67,6 @@ def update(config: Config, state: State, batch: Batch) -> dict[str, Tensor]:
     return bc.update(config, state, batch)
 
 
-def policy(state: State) -> Actor:
+def policy(state: State) -> Actor | MixtureActor:
     """The learned actor, its weights averaged over training."""
     return bc.policy(state)

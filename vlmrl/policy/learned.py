@@ -18,6 +18,7 @@ NETWORKS = {
     "actor policy": "vlmrl.nn:Actor",
     "best-of policy": "vlmrl.learn.idql:BestOf",
     "chunk policy": "vlmrl.learn.chunks:ChunkPolicy",
+    "mixture policy": "vlmrl.learn.heads:MixtureActor",
 }
 """Saved policies by kind: where their network is."""
 

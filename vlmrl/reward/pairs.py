@@ -62,14 +62,16 @@ def locate(
     return rows, Pairs(inverse[:half], inverse[half:], preferences.p_a, annotator)
 
 
+def spans(item: Item) -> list[tuple[str, int, int, str]]:
+    """Episode, first and last row (exclusive) and camera of each stretch of an item."""
+    if isinstance(item, Frame):
+        return [(item.episode, item.row, item.row + 1, item.camera)]
+    return [(span.episode, span.start, span.stop, span.camera) for span in item]
+
+
 def _rows(store: Store, item: Item, judged: Int64[np.ndarray, " M"], cameras: Sequence[str]) -> Int64[np.ndarray, " n"]:
-    spans = (
-        [(i.episode, i.row, i.row + 1, i.camera) for i in [item]]
-        if isinstance(item, Frame)
-        else [(s.episode, s.start, s.stop, s.camera) for s in item]
-    )
     found: list[Int64[np.ndarray, " _"]] = []
-    for episode, start, stop, camera in spans:
+    for episode, start, stop, camera in spans(item):
         if cameras and camera and camera not in cameras:
             raise DataError(f"a label is about {item}; camera {', '.join(cameras)} wanted")
         place = store.episodes.index(episode)

@@ -47,14 +47,14 @@ class Tokens:
         return found
 
 
-def read_tokens(file: str | None) -> Tokens:
+def read_tokens(file: str | None, *, variable: str = VARIABLE) -> Tokens:
     """Read `name: token` lines from the file if one is named, else `name=token,name=token` from the environment.
 
     Raises:
         ConfigError: if the file is missing, others may read it, or a line is no token.
     """
     if file is None:
-        text, where = os.environ.get(VARIABLE, "").replace(",", "\n"), f"the environment variable {VARIABLE}"
+        text, where = os.environ.get(variable, "").replace(",", "\n"), f"the environment variable {variable}"
     else:
         text, where = _secret(Path(file)), file
     people: dict[str, str] = {}
