@@ -113,6 +113,7 @@ def test_trainings_that_differ_in_seed_and_reward_are_bundled_for_the_workers() 
     assert [len(part) for part in bundles(several, 4)] == [2, 2, 1, 1]
     assert [t for part in bundles(several, 4) for t in part] == several
     assert len(bundles(several, 4, together=False)) == 6
+    assert [len(part) for part in bundles([training(seed, "a") for seed in range(10)], 1)] == [5, 5]
     assert [len(part) for part in bundles([*several[:2], *(training(s, "a", "td3bc") for s in range(2))], 1)] == [
         2,
         1,
