@@ -10,6 +10,7 @@ from vlmrl import config as configuration
 from vlmrl.cli import jobs
 from vlmrl.cli.given import configured
 from vlmrl.cli.reward import EvalConfig, RolloutsConfig
+from vlmrl.cli.serve_policy import ServePolicyConfig
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
@@ -58,6 +59,13 @@ def test_every_setting_of_a_printed_reward_command_exists(name: str, rest: str) 
     config = RolloutsConfig if name == "rollouts" else EvalConfig
     words = [word for word in shlex.split(rest, comments=True) if "=" in word]
     assert configured(config, words, where="reward")
+
+
+def test_every_setting_of_a_printed_serve_command_exists() -> None:
+    found = [rest for d in DOCUMENTS for rest in re.findall(r"^vlmrl serve\b(.*)$", d.read_text(), re.MULTILINE)]
+    assert found
+    for rest in found:
+        assert configured(ServePolicyConfig, shlex.split(rest, comments=True), where="serve")
 
 
 def test_there_are_commands_to_check() -> None:

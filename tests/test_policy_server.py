@@ -111,7 +111,8 @@ def test_a_client_of_openpi_gets_the_policy_s_chunk() -> None:
         client = OpenpiClient(port)
         reply = client.infer({"observation/state": STATE, "prompt": "do it"})
         again = client.infer({"state": STATE.astype(np.float64), "prompt": "do it"})
-        assert urlopen(f"http://127.0.0.1:{port}/healthz").read() == b"OK\n"
+        with urlopen(f"http://127.0.0.1:{port}/healthz") as page:
+            assert page.read() == b"OK\n"
         client.socket.close()
     assert client.metadata["vlmrl"]["keys"] == ["state"]
     wanted = policy.act({"state": STATE[None]})[0]

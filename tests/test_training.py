@@ -74,7 +74,8 @@ def test_a_seed_trained_beside_others_gets_the_numbers_it_gets_alone(name: str, 
         for both in zip(alone.policy.state_dict().values(), beside[k].policy.state_dict().values(), strict=True):
             torch.testing.assert_close(*both, rtol=1e-4, atol=1e-6)
         for one, other in zip(log.read("train"), logs[k].read("train"), strict=True):
-            assert one | {"seconds": 0} == pytest.approx(other | {"seconds": 0}, rel=1e-4)
+            numbers = [{key: value for key, value in record.items() if key != "name"} for record in (one, other)]
+            assert numbers[0] | {"seconds": 0} == pytest.approx(numbers[1] | {"seconds": 0}, rel=1e-4)
     assert joint == [(step, pytest.approx(value, rel=1e-4)) for step, value in measured]
 
 
@@ -112,6 +113,7 @@ def test_trainings_that_differ_in_seed_and_reward_are_bundled_for_the_workers() 
     assert [len(part) for part in bundles(several, 4)] == [2, 2, 1, 1]
     assert [t for part in bundles(several, 4) for t in part] == several
     assert len(bundles(several, 4, together=False)) == 6
+    assert [len(part) for part in bundles([training(seed, "a") for seed in range(10)], 1)] == [5, 5]
     assert [len(part) for part in bundles([*several[:2], *(training(s, "a", "td3bc") for s in range(2))], 1)] == [
         2,
         1,

@@ -27,6 +27,9 @@ from vlmrl.store import Store
 from vlmrl.store.autoreset import autoresets
 from vlmrl.types import Transitions
 
+WIDEST = 8
+"""Policies in one program: each holds the data in memory."""
+
 
 @dataclass(frozen=True)
 class TrainConfig:
@@ -192,7 +195,7 @@ def bundles(trainings: Sequence[Training], workers: int, *, together: bool = Tru
     return [
         tuple(group[k] for k in part.tolist())
         for group in groups.values()
-        for part in np.array_split(np.arange(len(group)), min(count, len(group)))
+        for part in np.array_split(np.arange(len(group)), min(max(count, -(-len(group) // WIDEST)), len(group)))
     ]
 
 

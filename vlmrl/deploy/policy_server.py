@@ -11,6 +11,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any
@@ -80,7 +81,6 @@ class PolicyServer:
         """Listen; `ready` is told the port, which is a free one where 0 was asked for."""
         server = wire.library("websockets.asyncio.server")
         async with (
-            asyncio.TaskGroup() as group,
             server.serve(
                 self._client,
                 host,
@@ -92,6 +92,7 @@ class PolicyServer:
                 max_size=self.limits.message_bytes,
                 close_timeout=1,
             ) as listening,
+            asyncio.TaskGroup() as group,
         ):
             group.create_task(self._work())
             ready(listening.sockets[0].getsockname()[1])
@@ -110,9 +111,20 @@ class PolicyServer:
 
     async def _client(self, socket: Any) -> None:
         self._clients, self._connected = self._clients + 1, self._connected + 1
-        chance, window = np.random.default_rng(self._clients), deque[dict[str, np.ndarray]](maxlen=self.history)
         try:
-            await self._send(socket, self.metadata)
+            # Clients come and go: that a connection has ended is no error of the server's.
+            with suppress(wire.library("websockets.exceptions").ConnectionClosed):
+                await self._converse(socket, np.random.default_rng(self._clients))
+        except TimeoutError:
+            logging.getLogger(__name__).warning("a client does not read its answers; dropped")
+            socket.transport.abort()
+        finally:
+            self._connected -= 1
+
+    async def _converse(self, socket: Any, chance: np.random.Generator) -> None:
+        window = deque[dict[str, np.ndarray]](maxlen=self.history)
+        await self._send(socket, self.metadata)
+        try:
             async for message in socket:
                 start = time.perf_counter()
                 content = wire.unpack(message)
@@ -125,11 +137,6 @@ class PolicyServer:
         except VlmrlError as error:
             await self._send(socket, f"vlmrl: {error}")
             await socket.close(INVALID_DATA, "refused")
-        except TimeoutError:
-            logging.getLogger(__name__).warning("a client does not read its answers; dropped")
-            socket.transport.abort()
-        finally:
-            self._connected -= 1
 
     async def _send(self, socket: Any, message: bytes | str) -> None:
         async with asyncio.timeout(self.limits.send_s):

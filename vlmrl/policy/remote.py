@@ -92,8 +92,9 @@ class RemotePolicy:
     ) -> Float[np.ndarray, "B n h A"]:
         if self._facts is None:
             return self._one_by_one(observations, max(n, 1))
+        seen = {key: value for key, value in observations.items() if key in self._facts["keys"]}
         seeds = np.array([generator.integers(2**63) for generator in generators], np.int64)
-        chunks = self._actions({**observations, wire.SEEDS: seeds, wire.SAMPLES: n})
+        chunks = self._actions({**seen, wire.SEEDS: seeds, wire.SAMPLES: n})
         chunks = chunks if n else chunks[:, None]
         if chunks.ndim != 4 or chunks.shape[:2] != (len(seeds), max(n, 1)):
             raise DataError(

@@ -6,6 +6,7 @@ reply of text is an error. Keys that begin with `vlmrl/` are ours: see `policy/r
 """
 
 import math
+import re
 from collections.abc import Mapping
 from typing import Any, cast
 
@@ -22,6 +23,7 @@ OURS = "vlmrl"
 LARGEST = 64 * 2**20
 """Bytes of a message."""
 _KINDS = "biuf"
+_DTYPE = re.compile(f"[<>|=]?[{_KINDS}][1248]")
 
 
 def library(name: str) -> Any:
@@ -54,7 +56,7 @@ def unpack(message: bytes | str) -> dict[str, Any]:
         raise DataError(f"a binary message wanted, found text: {message[:200]!r}")
     try:
         found = msgpack.unpackb(message, object_hook=_unpacked)
-    except (ValueError, TypeError, msgpack.exceptions.UnpackException) as error:
+    except (ValueError, TypeError, OverflowError, msgpack.exceptions.UnpackException) as error:
         raise DataError(f"no message of the openpi protocol: {type(error).__name__}: {error}") from error
     if not isinstance(found, dict) or not all(isinstance(key, str) for key in cast("dict[Any, Any]", found)):
         raise DataError(f"a map of observations by name wanted, found {type(cast('Any', found)).__name__}")
@@ -77,9 +79,9 @@ def _unpacked(value: dict[Any, Any]) -> Any:
         return value
     if missing := {b"dtype", b"data"} - set(value):
         raise ValueError(f"an array without {sorted(missing)}")
+    if not isinstance(value[b"dtype"], str) or not _DTYPE.fullmatch(value[b"dtype"]):
+        raise ValueError(f"arrays of numbers wanted, found dtype {value[b'dtype']!r}")
     dtype = np.dtype(value[b"dtype"])
-    if dtype.kind not in _KINDS:
-        raise ValueError(f"arrays of numbers wanted, found dtype {dtype}")
     if b"__npgeneric__" in value:
         return dtype.type(value[b"data"])
     shape = tuple(value.get(b"shape", ()))
