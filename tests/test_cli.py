@@ -147,6 +147,7 @@ def test_example_of_the_readme_runs_as_printed(root: Path, tmp_path: Path) -> No
 SMALL = [
     "preset=fast",
     "out=run",
+    "workers=1",
     "pairs=80",
     "collect.episodes=8",
     "collect.noise=[0.0,1.0]",
@@ -154,6 +155,7 @@ SMALL = [
     "bc.updates=30",
     "learner.updates=30",
     "evaluate.episodes=2",
+    "evaluate.film_every=30",
     "evaluate.curve_every=15",
     "evaluate.curve_episodes=1",
 ]
