@@ -5,7 +5,6 @@ import os
 import signal
 import sqlite3
 import subprocess
-import sys
 import threading
 from contextlib import contextmanager
 
@@ -111,7 +110,7 @@ def test_a_ledger_that_is_locked_for_a_while_loses_nothing(tmp_path, impatient):
 def test_a_ledger_that_stays_locked_ends_the_job_with_what_to_do(tmp_path, impatient):
     with Ledger(tmp_path / "l.db") as ledger, locked(tmp_path / "l.db"):
         labeler = FakeLabeler()
-        with pytest.raises(DataError, match="another process holds it locked .* run the same command again"):
+        with pytest.raises(DataError, match=r"another process holds it locked .* run the same command again"):
             run(labeler, ledger, patience_s=0.1)
     assert labeler.asked == []
     assert labeler.closed == 1
