@@ -148,6 +148,27 @@ def test_when_nobody_answers_for_too_long_the_job_ends_with_the_last_trouble():
     assert 60 < clock.now - 1000 < 120
 
 
+def test_a_server_that_refuses_for_ever_without_saying_how_long_is_given_up():
+    servers, clock = rotation(1, patience_s=60.0)
+
+    def go_on():
+        for _ in range(100):
+            servers.throttled(choose(servers), "HTTP 429", wait=0.0)
+            clock.now += 10.0
+
+    with pytest.raises(LabelerError, match=r"no server has answered for 70 s .*the last trouble: HTTP 429"):
+        go_on()
+
+
+def test_a_time_in_which_nobody_was_asked_is_no_illness():
+    servers, clock = rotation(1, patience_s=60.0)
+    servers.succeeded(choose(servers), tokens=0)
+    clock.now += 1e6
+    for _ in range(4):
+        servers.failed(choose(servers), "HTTP 500")
+    servers.succeeded(choose(servers), tokens=0)
+
+
 def test_a_date_to_come_back_is_read_by_the_servers_own_clock():
     headers = {"retry-after": "Thu, 01 Jan 1970 00:01:40 GMT", "date": "Thu, 01 Jan 1970 00:01:00 GMT"}
     assert retry_after(headers) == 40
