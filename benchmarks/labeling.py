@@ -1,8 +1,9 @@
 """How fast a labeling job is, and how large; against a server of known latency in a process of its own.
 
 `python benchmarks/labeling.py throughput` asks with 16, 64 and 256 questions in flight and compares with the ideal, in
-flight / latency. `python benchmarks/labeling.py memory` measures the memory of 10,000 and 100,000 questions. The server
-is no model: it waits, and names a side by the digest of the request.
+flight / latency. `python benchmarks/labeling.py memory` measures the memory of 2,000 and 20,000 questions. The server
+is no model: it waits, and names a side by the digest of the request. `python benchmarks/labeling.py kills` kills
+workers of one queue at random and counts its answers; it starts a PostgreSQL server, where one is installed.
 """
 
 import argparse
@@ -200,6 +201,38 @@ def hold(count, size):
     )
 
 
+def kills(questions, number):
+    """Print the table."""
+    sys.path.insert(0, str(ROOT / "tests"))
+    import postgres
+
+    print(f"4 workers, 2 questions in flight in each; {machine()}")
+    print("ledger      workers take themselves for   questions killed answered twice asked again left reserved seconds")
+    one, four = ("one machine", ()), ("four machines", ("--machines", "--lease_s", "10"))
+    with tempfile.TemporaryDirectory() as folder:
+        kill_one("a file", one, f"{folder}/l.db", questions, number)
+    if postgres.TOOLS is None:
+        sys.exit("PostgreSQL is not installed")
+    with postgres.served() as create:
+        kill_one("PostgreSQL", one, create("one"), questions, number)
+        kill_one("PostgreSQL", four, create("four"), questions, number)
+
+
+def kill_one(ledger, workers, location, questions, number):
+    command = [sys.executable, str(ROOT / "tests" / "kill_workers.py"), location, "--delay_s", "0.05", *workers[1]]
+    command += ["--questions", str(questions), "--kills", str(number)]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment())
+    found = json.loads(done.stdout)
+    columns = ("questions", "killed", "answered", "answered_twice", "asked_twice", "leases_left", "seconds")
+    widths = (9, 6, 8, 5, 11, 13, 7)
+    figures = " ".join(f"{found[name]:>{width}}" for name, width in zip(columns, widths, strict=True))
+    print(f"{ledger:<11} {workers[0]:<28}  {figures}", flush=True)
+
+
+def environment():
+    return os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+
+
 def rss():
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
@@ -211,14 +244,16 @@ def machine():
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=["throughput", "memory", "serve", "hold"])
+    parser.add_argument("what", choices=["throughput", "memory", "kills", "serve", "hold"])
     parser.add_argument("--latency", type=float, default=4.0)
     parser.add_argument("--rounds", type=int, default=8, help="questions for each in flight")
     parser.add_argument("--flights", type=int, nargs="+", default=[16, 64, 256])
     parser.add_argument("--sizes", type=int, nargs="+", default=[64, 300], help="of square pictures")
-    parser.add_argument("--counts", type=int, nargs="+", default=[10_000, 100_000])
+    parser.add_argument("--counts", type=int, nargs="+", default=[2_000, 20_000])
     parser.add_argument("--count", type=int, default=1000)
     parser.add_argument("--size", type=int, default=8)
+    parser.add_argument("--questions", type=int, default=400)
+    parser.add_argument("--kills", type=int, default=20)
     given = parser.parse_args()
     match given.what:
         case "serve":
@@ -227,6 +262,8 @@ def main():
             throughput(given.latency, given.rounds, given.sizes, given.flights)
         case "memory":
             memory(given.counts, given.size)
+        case "kills":
+            kills(given.questions, given.kills)
         case "hold":
             hold(given.count, given.size)
 

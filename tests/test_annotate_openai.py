@@ -7,12 +7,14 @@ import io
 import json
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections import Counter
 from email.utils import formatdate
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -346,11 +348,40 @@ def test_a_server_that_never_answers_is_given_up_after_the_tries():
     assert reply.error == "no answer within 0.1 s, after 2 tries"
 
 
+def test_what_came_too_late_counts_as_paid_for(ledger):
+    prices = {"usd_per_million_prompt": 1e4, "usd_per_million_completion": 0.0, "protocol": "one_stage"}
+    with serve(lambda request, number: Answer("0", delay_s=0.4)) as server:
+        reply = ask(server, timeout_s=0.1, retries=1, **prices)
+        assert reply.cost.calls == 2
+        assert reply.cost.prompt_tokens > 0
+        assert reply.cost.usd == pytest.approx(reply.cost.prompt_tokens / 100)
+        limits = Limits(concurrency=1, max_calls=4, failures=100)
+        report = run(server, ledger, limits=limits, settings={"timeout_s": 0.1, "retries": 1, **prices})
+    assert report.stopped_by == "max_calls"
+    assert report.cost.calls == 4 == len(server.log) - 2
+    with serve(lambda request, number: Answer("0", delay_s=0.0 if number else 0.4)) as server:
+        reply = ask(server, timeout_s=0.2, retries=1, protocol="one_stage")
+    assert (reply.answer, reply.cost.calls, reply.cost.completion_tokens) == (Verdict.A_BETTER, 2, 10 + 512)
+
+
+def test_a_password_in_a_servers_address_is_shown_to_nobody():
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        url = f"http://me:hush@127.0.0.1:{probe.getsockname()[1]}/v1"
+    with pytest.raises(LabelerError, match=r"no server at http://me:\*\*\*@127") as error:
+        ask(SimpleNamespace(url=url))
+    assert "hush" not in str(error.value)
+
+
+def test_what_a_server_says_cannot_steer_a_terminal():
+    with serve(lambda request, number: Answer("\x1b[2J\x07 gone", 400)) as server:
+        assert ask(server).error == "HTTP 400: Error code: 400 - [2J gone"
+
+
 def test_something_else_than_a_chat_server_is_recognised():
     for body in ("<html>welcome</html>", {"hello": "world"}, {"choices": []}):
         with serve(lambda request, number, body=body: Answer(body=body)) as server:
             reply = ask(server)
-        assert reply.answer is None
+        assert (reply.answer, reply.cost.calls) == (None, 1)
         assert "sent no chat completion" in reply.error
 
 

@@ -3,7 +3,6 @@
 import asyncio
 import random
 import threading
-import time
 
 import numpy as np
 import pytest
@@ -149,13 +148,34 @@ def test_when_nobody_answers_for_too_long_the_job_ends_with_the_last_trouble():
     assert 60 < clock.now - 1000 < 120
 
 
+def test_a_server_that_refuses_for_ever_without_saying_how_long_is_given_up():
+    servers, clock = rotation(1, patience_s=60.0)
+
+    def go_on():
+        for _ in range(100):
+            servers.throttled(choose(servers), "HTTP 429", wait=0.0)
+            clock.now += 10.0
+
+    with pytest.raises(LabelerError, match=r"no server has answered for 70 s .*the last trouble: HTTP 429"):
+        go_on()
+
+
+def test_a_time_in_which_nobody_was_asked_is_no_illness():
+    servers, clock = rotation(1, patience_s=60.0)
+    servers.succeeded(choose(servers), tokens=0)
+    clock.now += 1e6
+    for _ in range(4):
+        servers.failed(choose(servers), "HTTP 500")
+    servers.succeeded(choose(servers), tokens=0)
+
+
 def test_a_date_to_come_back_is_read_by_the_servers_own_clock():
     headers = {"retry-after": "Thu, 01 Jan 1970 00:01:40 GMT", "date": "Thu, 01 Jan 1970 00:01:00 GMT"}
     assert retry_after(headers) == 40
     assert retry_after({"retry-after": "soon"}) == retry_after({}) == 0
 
 
-FAST = {"backoff_s": 0.01, "backoff_cap_s": 0.1, "timeout_s": 0.3, "protocol": "one_stage"}
+FAST = {"backoff_s": 0.01, "backoff_cap_s": 0.1, "timeout_s": 60.0, "protocol": "one_stage"}
 
 
 def run(urls, folder, *, count=40, limits=None, **settings):
@@ -169,47 +189,42 @@ def run(urls, folder, *, count=40, limits=None, **settings):
 
 
 def test_a_server_that_hangs_is_left_out_and_the_other_answers_everything(tmp_path):
+    over = threading.Event()
+
     def hang(request, number):
-        return Answer("0", delay_s=1.0)
+        over.wait()
+        return Answer("0")
 
     with serve(hang) as bad, serve(lambda r, n: Answer("1", delay_s=0.005)) as good:
-        report = run([bad.url, good.url], tmp_path, breaker_failures=2)
+        report = run([bad.url, good.url], tmp_path, breaker_failures=2, timeout_s=0.5)
+        over.set()
     assert (report.asked, report.failed, report.verdicts["b"]) == (40, 0, 40)
     assert len(bad.log) < 12
 
 
-@pytest.mark.slow  # its server dies by the wall clock: not for a busy machine
-def test_a_server_that_dies_and_comes_back_is_used_again_and_nothing_is_lost(tmp_path):
-    dead = threading.Event()
-
+def test_a_server_that_dies_and_comes_back_is_used_again_and_nothing_is_lost(tmp_path, caplog):
     def flaky(request, number):
-        if dead.is_set():
+        if 30 <= number < 45:
             raise ConnectionError  # the connection closes without an answer
-        return Answer("0", delay_s=0.01)
+        return Answer("0")
 
     with serve(flaky) as server:
-        timer = threading.Timer(0.3, dead.set)
-        back = threading.Timer(1.2, dead.clear)
-        timer.start(), back.start()
-        report = run([server.url], tmp_path, count=200)
-        timer.join(), back.join()
-    assert (report.asked, report.failed, report.verdicts["a"]) == (200, 0, 200)
-    assert report.seconds > 1.2
+        report = run([server.url], tmp_path, count=60)
+    assert (report.asked, report.failed, report.verdicts["a"]) == (60, 0, 60)
+    assert len(server.log) == 60 + 15
+    assert f"{server.url} rests for" in caplog.text
+    assert f"{server.url} answers again" in caplog.text
 
 
 def test_a_server_that_is_gone_for_good_ends_the_job_with_its_name_and_keeps_the_answers(tmp_path):
-    dead = threading.Event()
-
     def dying(request, number):
-        if number >= 20 or dead.is_set():
+        if number >= 20:
             raise ConnectionError
         return Answer("0")
 
-    with serve(dying) as server:
-        begin = time.monotonic()
-        with pytest.raises(LabelerError, match=rf"no server has answered for .*no server at {server.url}"):
-            run([server.url], tmp_path, patience_s=0.5)
-        assert time.monotonic() - begin < 30
+    with serve(dying) as server, pytest.raises(LabelerError, match=r"no server has answered for .*no server at") as e:
+        run([server.url], tmp_path, patience_s=0.5)
+    assert server.url in str(e.value)
     with serve(lambda r, n: Answer("0")) as server:
         again = run([server.url], tmp_path)
     assert (again.cached, again.asked) == (20, 20)

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 import sqlalchemy
 
-from vlmrl.annotate import Ledger, exchange, schema, worker
+from vlmrl.annotate import Ledger, exchange, schema
 from vlmrl.annotate.ledger import Asked
 from vlmrl.annotate.question import canonical, item_from_json, item_to_json, picture_digest, question_key
-from vlmrl.annotate.worker import new_owner
+from vlmrl.annotate.worker import _began, _place, new_owner
 from vlmrl.errors import ConfigError, DataError
 from vlmrl.types import Cost, Frame, Kind, Query, Reply, Span, Verdict
 
@@ -169,14 +169,14 @@ def sleeper():
 def test_the_lease_of_a_dead_process_of_this_machine_is_taken_over_at_once(ledger, sleeper, reaped):
     keys = [a.key for a in register(ledger, 2)]
     gone = subprocess.Popen([sys.executable, "-c", ""], stdout=subprocess.PIPE)
-    owner = owner_of(gone.pid, worker._began(gone.pid))
+    owner = owner_of(gone.pid, _began(gone.pid))
     if reaped:
         gone.wait()
     else:
         gone.stdout.read()  # it ends, and stays a zombie
         os.waitid(os.P_PID, gone.pid, os.WEXITED | os.WNOWAIT)
     ledger.lease(keys[:1], owner=owner, seconds=3600.0)
-    ledger.lease(keys[1:], owner=owner_of(sleeper.pid, worker._began(sleeper.pid)), seconds=3600.0)
+    ledger.lease(keys[1:], owner=owner_of(sleeper.pid, _began(sleeper.pid)), seconds=3600.0)
     assert ledger.lease(keys, owner="far:2:b", seconds=60.0).granted == (keys[0],)
     gone.stdout.close()
     gone.wait()
@@ -192,7 +192,7 @@ def test_a_process_of_this_machine_that_lives_keeps_its_lease_when_it_is_late(tm
     now = [1000.0]
     with Ledger(tmp_path / "l.db", since_boot=lambda: now[0]) as ledger:
         (asked,) = register(ledger)
-        ledger.lease([asked.key], owner=owner_of(sleeper.pid, worker._began(sleeper.pid)), seconds=10.0)
+        ledger.lease([asked.key], owner=owner_of(sleeper.pid, _began(sleeper.pid)), seconds=10.0)
         now[0] += 1e5  # it was stopped, or the disk was slow
         assert ledger.lease([asked.key], owner=new_owner(), seconds=10.0).granted == ()
 
@@ -214,7 +214,7 @@ def test_a_process_number_of_another_machine_or_container_says_nothing(ledger, e
     assert ledger.lease([asked.key], owner=new_owner(), seconds=60.0).granted == ()
 
 
-@pytest.mark.skipif(worker._place() == ("", ""), reason="this system does not tell when it was started")
+@pytest.mark.skipif(_place() == ("", ""), reason="this system does not tell when it was started")
 def test_a_start_of_the_machine_ends_the_leases_in_a_file_but_says_nothing_about_other_machines(location):
     with Ledger(location) as ledger:
         (asked,) = register(ledger)

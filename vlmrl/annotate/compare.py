@@ -42,6 +42,11 @@ class Said:
 class CallFailedError(Exception):
     """One message got no answer; others may."""
 
+    def __init__(self, why: str, *, cost: Cost = Cost()) -> None:  # noqa: B008
+        """`cost` is what the message took all the same."""
+        super().__init__(why)
+        self.cost = cost
+
 
 @runtime_checkable
 class Speaker(Protocol):
@@ -65,13 +70,13 @@ async def compare(speaker: Speaker, script: Script, query: Query, *, annotator: 
     """
     check(query, annotator)
     said: list[Said] = []
-    error = ""
+    error, lost = "", Cost()
     for stage in script.texts:
         message = script.message(stage, query, analysis=said[-1].text if said else "")
         try:
             said.append(await speaker.say(message, query.images, stage=stage, query=query))
         except CallFailedError as e:
-            error = str(e)
+            error, lost = str(e), e.cost
             break
         if said[-1].refused or not said[-1].text.strip():
             break
@@ -83,7 +88,7 @@ async def compare(speaker: Speaker, script: Script, query: Query, *, annotator: 
         annotator=annotator,
         probability=found.probability,
         text=SEPARATOR.join(s.text for s in said),
-        cost=sum((s.cost for s in said), Cost()),
+        cost=sum((s.cost for s in said), lost),
         error=error,
         served=last.served,
     )

@@ -28,7 +28,7 @@ def said(completion: Any, *, cost: Cost, where: str) -> Said:
         tokens = _tokens(getattr(choice, "logprobs", None))
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as e:
         shown = " ".join(str(completion).split())
-        raise CallFailedError(f"{where} sent no chat completion: {shown[:300]}") from e
+        raise CallFailedError(f"{where} sent no chat completion: {shown[:300]}", cost=cost) from e
     return Said(
         text=refusal or text,
         cost=cost,

@@ -238,10 +238,10 @@ class OpenAI:
             most_mb=config.max_picture_mb,
         )
         tokens = self._most_tokens.get(stage) or guess_tokens(message, pictures) + self._tokens(stage)
-        completion, url = await self._answer(content, stage, query, tokens)
+        completion, url, lost = await self._answer(content, stage, query, tokens)
         cost = self._cost(completion, latency_s=time.monotonic() - start)
         self._most_tokens[stage] = max(cost.prompt_tokens + cost.completion_tokens, self._most_tokens.get(stage, 0))
-        found = answers.said(completion, cost=cost, where=url)
+        found = answers.said(completion, cost=cost + lost, where=url)
         model, _ = answers.served(completion)
         answers.check_served(model, asked=config.model, accepted=config.answers_as, before=self._served, where=url)
         self._served = self._served or model
@@ -249,21 +249,24 @@ class OpenAI:
 
     async def _answer(
         self, content: list[dict[str, Any]], stage: str, query: Query, tokens: int
-    ) -> "tuple[ChatCompletion, str]":
+    ) -> "tuple[ChatCompletion, str, Cost]":
         """Ask with what this question wants beside its text; without logprobs where nobody insists and none come."""
         last = stage == list(self._script.texts)[-1]
         wants = last and self._tells and self._wants_logprobs(query)
         more: dict[str, Any] = {"logprobs": True, "top_logprobs": self._config.top_logprobs} if wants else {}
         if last and self._config.structured:
             more["response_format"] = answers.response_format(query)
+        answer = self._tokens(stage)
+        prompt = max(0, tokens - answer)
+        dearest = Cost(1, prompt, answer, self._usd(prompt, answer))
         try:
-            return await self._transport.complete(self._body(content, stage, more), tokens=tokens)
+            return await self._transport.complete(self._body(content, stage, more), tokens=tokens, dearest=dearest)
         except CallFailedError as e:
             if not wants or self._config.logprobs or "logprobs" not in str(e):
                 raise
         self._tells = False
         less = {k: v for k, v in more.items() if "logprobs" not in k}
-        return await self._transport.complete(self._body(content, stage, less), tokens=tokens)
+        return await self._transport.complete(self._body(content, stage, less), tokens=tokens, dearest=dearest)
 
     def _wants_logprobs(self, query: Query) -> bool:
         return query.kind is Kind.SUCCESS if self._config.logprobs is None else self._config.logprobs

@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from vlmrl.errors import LabelerError
+from vlmrl.runfolder import masked
 
 _LOOK_S = 0.1
 """Between looks for a server that takes one more."""
@@ -75,6 +76,11 @@ class Server:
     gone: str = ""
     """Why it is asked no more."""
 
+    @property
+    def name(self) -> str:
+        """Its URL as it may be shown: without a password."""
+        return masked(self.url)
+
     def takes(self, now: float) -> bool:
         """Say whether one more message may go there now."""
         return not self.gone and not self.probing and now >= self.until and self.in_flight < self.window
@@ -95,7 +101,8 @@ class Servers:
         """Nothing is known of any server yet; `generator` spreads the ends of their rests."""
         self._policy, self._sleep, self._clock, self._jitter = policy, sleep, clock, generator
         self.all = [Server(u, Pace(policy.requests_per_minute), Pace(policy.tokens_per_minute)) for u in urls]
-        self._answered_at = clock()
+        self._ill_since: float | None = None
+        """When the first failure came since somebody answered."""
         self._trouble = ""
 
     async def choose(self, tokens: int) -> Server:
@@ -106,6 +113,7 @@ class Servers:
         """
         while True:
             now = self._clock()
+            self._give_up(now)
             if ready := [s for s in self.all if s.takes(now)]:
                 server = min(ready, key=lambda s: (max(s.requests.wait(now), s.tokens.wait(now)), s.in_flight))
                 server.in_flight += 1
@@ -114,7 +122,6 @@ class Servers:
                 if wait > 0:
                     await self._pace(server, wait)
                 return server
-            self._give_up(now)
             rests = [s.until - now for s in self.all if not s.gone and not s.probing and s.until > now]
             busy = len(rests) < sum(not s.gone for s in self.all)
             await self._sleep(_LOOK_S if busy else min(rests))
@@ -127,13 +134,13 @@ class Servers:
             raise
 
     def _give_up(self, now: float) -> None:
-        """Raise if waiting for a server has no end."""
+        """Raise if waiting for a server has no end: also for one that refuses again and again, but for no time."""
         if all(s.gone for s in self.all):
             raise LabelerError("; ".join(s.gone for s in self.all))
-        waited, patience = now - self._answered_at, self._policy.patience_s
-        if waited > patience and not any(s.probing for s in self.all):
+        ill, patience = 0.0 if self._ill_since is None else now - self._ill_since, self._policy.patience_s
+        if ill > patience and not any(s.probing for s in self.all):
             raise LabelerError(
-                f"no server has answered for {waited:.0f} s (labeler.patience_s is {patience:g}); "
+                f"no server has answered for {ill:.0f} s (labeler.patience_s is {patience:g}); "
                 f"the last trouble: {self._trouble}"
             )
 
@@ -142,19 +149,19 @@ class Servers:
         self._leave(server)
         server.tokens.correct(tokens)
         if server.failed >= self._policy.failures:
-            _log.warning("%s answers again", server.url)
-        server.failed, server.reached, self._answered_at = 0, True, self._clock()
+            _log.warning("%s answers again", server.name)
+        server.failed, server.reached, self._ill_since = 0, True, None
         server.window += 1 / server.window
 
     def failed(self, server: Server, trouble: str) -> None:
         """Count a failure; after several in a row the server rests."""
         self._leave(server)
-        self._trouble = trouble
+        self._note(trouble)
         server.failed += 1
         if server.failed >= self._policy.failures and self._clock() >= server.until:
             rest = self._policy.rest_s * self._jitter.uniform(0.75, 1.25)
             server.until = self._clock() + rest
-            _log.warning("%s rests for %.3g s after %d failures: %s", server.url, rest, server.failed, trouble)
+            _log.warning("%s rests for %.3g s after %d failures: %s", server.name, rest, server.failed, trouble)
 
     def throttled(self, server: Server, trouble: str, *, wait: float) -> None:
         """Leave a server that is asked too much alone for as long as it says, and then send it half as much."""
@@ -163,7 +170,7 @@ class Servers:
         if now >= server.until:
             server.window = max(1.0, min(server.window, server.in_flight) / 2)
         self._leave(server)
-        self._trouble = trouble
+        self._note(trouble)
         server.until = max(server.until, now + wait)
 
     def refused(self, server: Server) -> None:
@@ -191,6 +198,10 @@ class Servers:
     def cancelled(self, server: Server) -> None:
         """Forget a message that was cut."""
         self._leave(server)
+
+    def _note(self, trouble: str) -> None:
+        self._trouble = trouble
+        self._ill_since = self._clock() if self._ill_since is None else self._ill_since
 
     @staticmethod
     def _leave(server: Server) -> None:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from vlmrl.annotate.compare import CallFailedError
 from vlmrl.annotate.servers import Policy, Server, Servers
 from vlmrl.errors import LabelerError
+from vlmrl.types import Cost
 
 if TYPE_CHECKING:
     from openai import APIStatusError, AsyncOpenAI
@@ -53,6 +54,8 @@ class Trouble:
     """As one of its tries."""
     rests: bool = False
     """The server itself says how long to wait."""
+    billed: bool = False
+    """It may have been answered, and paid for, after we had stopped listening."""
 
 
 class Transport:
@@ -79,22 +82,30 @@ class Transport:
         for client in clients.values():
             await client.close()
 
-    async def complete(self, body: Mapping[str, Any], *, tokens: int) -> "tuple[ChatCompletion, str]":
-        """Return the answer to a request of about so many tokens, and who gave it.
+    async def complete(
+        self, body: Mapping[str, Any], *, tokens: int, dearest: Cost
+    ) -> "tuple[ChatCompletion, str, Cost]":
+        """Return the answer to a request of about so many tokens, who gave it, and what tries before may have cost.
+
+        A server may bill what came too late for us: each try that ran out of time counts as `dearest`.
 
         Raises:
             CallFailedError: if this message stays without an answer.
             LabelerError: if no server can be used at all.
         """
-        attempt, tries = 0, 0
+        attempt, tries, lost = 0, 0, Cost()
         while True:
             server = await self._servers.choose(tokens)
-            outcome = await self._try(server, body, tokens)
+            try:
+                outcome = await self._try(server, body, tokens)
+            except CallFailedError as e:
+                raise CallFailedError(str(e), cost=lost) from e
             if not isinstance(outcome, Trouble):
-                return outcome, server.url
+                return outcome, server.name, lost
             attempt, tries = attempt + 1, tries + outcome.counts
+            lost += dearest if outcome.billed else Cost()
             if tries > self._settings.retries:
-                raise CallFailedError(f"{outcome.what}, after {tries} tries")
+                raise CallFailedError(f"{outcome.what}, after {tries} tries", cost=lost)
             if not outcome.rests:
                 await self._sleep(self._backoff(attempt))
 
@@ -113,9 +124,9 @@ class Transport:
         except APIStatusError as e:
             return self._judge(e, server)
         except APITimeoutError:
-            trouble = Trouble(f"no answer within {self._settings.timeout_s:g} s", counts=True)
+            trouble = Trouble(f"no answer within {self._settings.timeout_s:g} s", counts=True, billed=True)
         except APIConnectionError as e:
-            trouble = Trouble(f"no server at {server.url} ({e.__cause__ or e})", counts=False)
+            trouble = Trouble(f"no server at {server.name} ({e.__cause__ or e})", counts=False)
         except APIError as e:
             trouble = Trouble(self._tell(e), counts=True)
         else:
@@ -151,7 +162,7 @@ class Transport:
             CallFailedError: if this message will never be answered.
             LabelerError: if none will.
         """
-        known, status, said, url = self._settings, error.status_code, self._tell(error), server.url
+        known, status, said, url = self._settings, error.status_code, self._tell(error), server.name
         server.reached = True
         wait, why = retry_after(error.response.headers), ""
         if status in (401, 403):
@@ -208,6 +219,6 @@ def _seconds(date: str) -> float | None:
 
 
 def short(text: str) -> str:
-    """Return a text as one line of bounded length."""
-    line = " ".join(text.split())
+    """Return a text as one line of bounded length, without what would steer a terminal."""
+    line = "".join(c for c in " ".join(text.split()) if c.isprintable())
     return line if len(line) <= 300 else line[:297] + "..."
