@@ -363,7 +363,12 @@ class Node:
             self._enter(State.STOPPED, f"{reason.name.lower()}: {words}")
             if command.response >= Response.STOP:
                 self.robot.stop()
-            if self.settings.auto:
+            if self.settings.auto and self.scene is not None and not self._travels and not self.ended:
+                # A simulated robot is put at its next start, as in evaluation; a real one waits for a person.
+                self.chain.begin(self.scene.pose)
+                self.chain.reset()
+                self._next()
+            elif self.settings.auto:
                 self._finish(f"stopped by {reason.name.lower()}: {words}; an operator must reset")
         elif self.state is State.HOMING:
             arrived = np.abs(command.position - self.goal).max() < 1e-3 and np.abs(seen.velocity).max() < 0.05
