@@ -112,6 +112,7 @@ def test_robots_are_calibrated_moved_and_kept_for_one_node(tmp_path: Path) -> No
         robot(replace(SPEC, name="ur5e"), port=port, calibration=str(file))
 
 
+@pytest.mark.timeout(1200)
 def test_a_node_that_is_killed_leaves_the_arm_holding_and_its_episodes_whole(tmp_path: Path) -> None:
     code = "from vlmrl.cli import main; main()"
     with simulated("feetech") as (port, process):

@@ -432,15 +432,15 @@ class Node:
             self._go_home()
 
     def _go_home(self) -> None:
-        """Torque on, and slowly to the home pose; a twin in a scene will be put where its episode starts."""
+        """Torque on, and slowly to the home pose; a twin in a scene is put where its episode starts."""
         self.robot.enable()
+        if self.scene is not None:
+            self.scene.begin(self.seed)
         self._seen = seen = self._reach()
         if told := self.chain.begin(seen.position):
             self._tell(f"outside its limits, so it may only move inwards: {'; '.join(told.values())}")
         self.goal = self.goal_from(seen.position)
         self._target, self._homing_since = seen.position.copy(), self._clock()
-        if self.scene is not None:
-            self.scene.begin(self.seed)
         self._enter(State.HOMING if self._travels else State.ARMED)
 
     @property
