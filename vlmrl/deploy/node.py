@@ -289,11 +289,21 @@ class Node:
                     self.chain.stop(Reason.LATE_POLICY, str(error))
                     return Asked(self.chain.rest)
             case State.HOMING:
-                most = np.array([j.velocity for j in self.spec.joints]) * self.spec.period * _SLOWLY
-                self._target = self._target + (self.goal - self._target).clip(-most, most)
+                self._target = self._nearer()
                 return Asked(self._target)
             case _:
                 return Asked(self.chain.rest)
+
+    def _nearer(self) -> Float64[np.ndarray, " J"]:
+        """One slow step of the way home; where the straight way is barred, joints that may move go first."""
+        most = np.array([j.velocity for j in self.spec.joints]) * self.spec.period * _SLOWLY
+        steps = (self.goal - self._target).clip(-most, most)
+        if self.chain.allows(self._target + steps):
+            return self._target + steps
+        reached = self._target
+        for step in np.diag(steps):
+            reached = reached + step if self.chain.allows(reached + step) else reached
+        return reached
 
     def _reading(self, started: float, seen: Observed, asked: Asked) -> Reading:
         if self.recorder is not None and self.recorder.failed:

@@ -38,7 +38,10 @@ class Asked:
 class Pilot(Protocol):
     """Asked once a control tick while the robot runs."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """Who it is, as episodes say where they come from."""
+        ...
 
     def begin(self, instruction: str, seed: int, seen: Observed) -> None:
         """Start an episode."""
