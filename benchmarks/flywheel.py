@@ -26,7 +26,7 @@ from vlmrl.runfolder import Metrics
 from vlmrl.sim import load_task
 from vlmrl.store import Store
 
-TASK, ROUNDS, COLLECT, EVALUATE, UPDATES = "so101/reach", 3, 20, 50, 3000
+TASK, ROUNDS, COLLECT, EVALUATE, UPDATES = "so101/reach", 3, 20, 50, 1500
 
 
 def collect(folder: Path, round_: int, candidate: Candidate, seed: int) -> list[int]:

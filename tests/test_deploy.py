@@ -6,15 +6,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-from deploy_fakes import SPEC, Bench, World, bench
+from deploy_fakes import SPEC, Bench, FakeRobot, World, bench
 from safety_attack import violations
 
 from vlmrl.deploy.inference import About, Inline
 from vlmrl.deploy.node import WORDS, State
-from vlmrl.deploy.pilot import PolicyPilot, mismatch
+from vlmrl.deploy.pilot import KeyboardPilot, LeaderPilot, PolicyPilot, mismatch
+from vlmrl.deploy.recorder import PERSON
 from vlmrl.deploy.report import Limits
 from vlmrl.deploy.seams import ActionQueue
 from vlmrl.errors import ConfigError, RobotError
+from vlmrl.robot import Observed
 from vlmrl.safety import Reason
 
 
@@ -252,6 +254,48 @@ def test_an_automatic_run_that_cannot_start_says_why_and_ends() -> None:
     report = made.node.run()
     assert "the episode cannot start: camera 'eye' has given no picture" in report.ended
     assert made.world.time > 30, "cameras were given time"
+
+
+# ---- people
+
+
+def test_a_person_takes_over_and_gives_back_without_a_jump() -> None:
+    made = running()
+    made.node.human = KeyboardPilot(SPEC)
+    ticks(made, 5, "take")
+    assert made.node.status.person
+    for _ in range(10):
+        assert made.node.human.press("q")
+    assert not made.node.human.press("0")
+    before = made.robot.position[0]
+    ticks(made, 40)
+    assert made.robot.position[0] - before > 0.3
+    ticks(made, 20, "take")
+    ticks(made, 1, "success")
+    assert smooth(made)
+    taken = made.recorder.episodes[0].intervention >= PERSON
+    assert taken.sum() == 45
+    assert made.node.tally.person == 45
+
+
+def test_a_leader_is_followed_and_its_silence_is_a_hold() -> None:
+    made, world = bench(auto=True, horizon=80), World()
+    leader = FakeRobot(world)
+    made.node.pilot = LeaderPilot(leader)
+    leader.position = SPEC.home + np.array([0.4, 0, 0, 0, 0, 0.2])
+    report = made.node.run()
+    assert report.pilot == "leader"
+    assert smooth(made)
+    np.testing.assert_allclose(np.array(made.robot.sent).max(0), leader.position, atol=1e-6)
+    assert (made.recorder.episodes[0].intervention[:80] >= PERSON).all()
+    world.silent = True
+    asked = made.node.pilot.ask({}, leader_seen(0.0), 0), made.node.pilot.ask({}, leader_seen(0.3), 1)
+    assert [round(one.late_s, 2) for one in asked] == [0.0, 0.3]
+
+
+def leader_seen(time: float) -> Observed:
+    """A reading of the follower."""
+    return Observed(time, SPEC.home, np.zeros(6))
 
 
 # ---- seams

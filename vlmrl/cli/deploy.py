@@ -6,7 +6,7 @@ from collections.abc import Generator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 from vlmrl import config as configuration
 from vlmrl.deploy.cameras import Feed
@@ -63,8 +63,8 @@ class Hardware:
     page: bool = False
     """Show the operator's page; an episode then starts when the operator says so, and stops when nobody watches."""
     page_port: int = 8766
-    judge: bool = True
-    """Whether the task's own predicate tells success; false: the operator says it."""
+    judged_by: Literal["task", "operator"] = "task"
+    """Who tells success: the task's own predicate, or the operator."""
     priority: int = 50
     """Real-time priority of the control loop where the system allows it, one less for the policy; 0: none."""
     safety: Thresholds = field(default_factory=Thresholds)
@@ -181,7 +181,7 @@ def node(config: Hardware, pilot: Pilot, folder: Path, *, whole: bool) -> Genera
             seed=config.seed,
             auto=not config.page and isinstance(pilot, PolicyPilot),
             whole=whole,
-            judge=config.judge,
+            judge=config.judged_by == "task",
             heartbeat=config.page,
             picture_every=config.picture_every if config.cameras else 0,
             drawn=config.cameras if config.lockstep else (),

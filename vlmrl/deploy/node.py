@@ -290,11 +290,21 @@ class Node:
                     self.chain.stop(Reason.LATE_POLICY, str(error))
                     return Asked(self.chain.rest)
             case State.HOMING:
-                most = np.array([j.velocity for j in self.spec.joints]) * self.spec.period * _SLOWLY
-                self._target = self._target + (self.goal - self._target).clip(-most, most)
+                self._target = self._nearer()
                 return Asked(self._target)
             case _:
                 return Asked(self.chain.rest)
+
+    def _nearer(self) -> Float64[np.ndarray, " J"]:
+        """One slow step of the way home; where the straight way is barred, joints that may move go first."""
+        most = np.array([j.velocity for j in self.spec.joints]) * self.spec.period * _SLOWLY
+        steps = (self.goal - self._target).clip(-most, most)
+        if self.chain.allows(self._target + steps):
+            return self._target + steps
+        reached = self._target
+        for step in np.diag(steps):
+            reached = reached + step if self.chain.allows(reached + step) else reached
+        return reached
 
     def _reading(self, started: float, seen: Observed, asked: Asked) -> Reading:
         if self.recorder is not None and self.recorder.failed:
@@ -364,7 +374,12 @@ class Node:
             self._enter(State.STOPPED, f"{reason.name.lower()}: {words}")
             if command.response >= Response.STOP:
                 self.robot.stop()
-            if self.settings.auto:
+            if self.settings.auto and self.scene is not None and not self._travels and not self.ended:
+                # A simulated robot is put at its next start, as in evaluation; a real one waits for a person.
+                self.chain.begin(self.scene.pose)
+                self.chain.reset()
+                self._next()
+            elif self.settings.auto:
                 self._finish(f"stopped by {reason.name.lower()}: {words}; an operator must reset")
         elif self.state is State.HOMING:
             arrived = np.abs(command.position - self.goal).max() < 1e-3 and np.abs(seen.velocity).max() < 0.05
@@ -428,15 +443,15 @@ class Node:
             self._go_home()
 
     def _go_home(self) -> None:
-        """Torque on, and slowly to the home pose; a twin in a scene will be put where its episode starts."""
+        """Torque on, and slowly to the home pose; a twin in a scene is put where its episode starts."""
         self.robot.enable()
+        if self.scene is not None:
+            self.scene.begin(self.seed)
         self._seen = seen = self._reach()
         if told := self.chain.begin(seen.position):
             self._tell(f"outside its limits, so it may only move inwards: {'; '.join(told.values())}")
         self.goal = self.goal_from(seen.position)
         self._target, self._homing_since = seen.position.copy(), self._clock()
-        if self.scene is not None:
-            self.scene.begin(self.seed)
         self._enter(State.HOMING if self._travels else State.ARMED)
 
     @property

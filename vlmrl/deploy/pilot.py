@@ -40,7 +40,7 @@ class Pilot(Protocol):
 
     @property
     def name(self) -> str:
-        """Who steers, as reports print it."""
+        """Who it is, as episodes say where they come from."""
         ...
 
     def begin(self, instruction: str, seed: int, seen: Observed) -> None:

@@ -96,6 +96,10 @@ class SafetyChain:
         """Where the robot would come to rest if it braked now, rad: what to ask for in order to stand still."""
         return self._checked_braking.at(self._checked_braking.seconds).position
 
+    def allows(self, position: Joints) -> bool:
+        """Whether a pose is inside the box and its parts clear of each other, as far as they were at the start."""
+        return _within(self._body.excess(position), self._excess)
+
     def begin(self, position: Joints) -> Mapping[Reason, str]:
         """Take the measured pose, at rest, as where the robot is; a latched stop stays.
 

@@ -9,6 +9,8 @@ from vlmrl.robot import RobotSpec
 
 _BLOCKED = 1000.0
 """N m"""
+_LOAD_S = 0.1
+"""Over which a servo averages its load."""
 _LONGEST_S = 0.5
 """After a longer pause (a laptop that slept) the physics goes on from where it was."""
 
@@ -38,6 +40,8 @@ class Plant:
         self._actuator = np.array([self.model.actuator(n).id for n in names])
         self._gain = self.model.actuator_gainprm[self._actuator].copy()
         self._bias = self.model.actuator_biasprm[self._actuator].copy()
+        most = self.model.actuator_forcerange[self._actuator, 1]
+        self._most, self._load = np.where(most > 0, most, 1.0), np.zeros(len(names))
         self.torque = np.zeros(len(names), bool)
         self._friction = self.model.dof_frictionloss[self._velocity].copy()
         self.data.qpos[self._position] = spec.home
@@ -68,8 +72,10 @@ class Plant:
         due = int(self._owed / self.model.opt.timestep + 1e-9)
         due = due if most is None else min(due, most)
         self._owed -= due * self.model.opt.timestep
+        share = self.model.opt.timestep / _LOAD_S
         for _ in range(due):
             mujoco.mj_step(self.model, self.data)
+            self._load += share * (self.data.actuator_force[self._actuator] / self._most - self._load)
 
     def enable(self, joint: int, on: bool) -> None:
         """Switch a servo's torque; where it comes on, it holds where it is."""
@@ -97,7 +103,5 @@ class Plant:
         return float(self.data.qvel[self._velocity[joint]])
 
     def load(self, joint: int) -> float:
-        """Share of the largest torque, -1 to 1."""
-        actuator = self._actuator[joint]
-        most = float(self.model.actuator_forcerange[actuator, 1]) or 1.0
-        return float(self.data.actuator_force[actuator]) / most
+        """Share of the largest torque, -1 to 1, averaged as a servo averages its current."""
+        return float(self._load[joint])

@@ -68,7 +68,7 @@ function joints(status) {
     for (const end of ["x1", "x2"]) made.querySelector(".asked").setAttribute(end, place(asked));
     const margin = Math.min(at - joint.lower, joint.upper - at);
     made.classList.toggle("near", margin < 0.05);
-    made.cells[2].textContent = `${at.toFixed(2)}  (${margin.toFixed(2)} left)`;
+    made.cells[2].textContent = `${at.toFixed(2)}, ${margin.toFixed(2)} from its end`;
   });
 }
 
@@ -78,7 +78,7 @@ function show(status) {
   document.body.dataset.state = state;
   $("state").textContent = status.person ? `${state}, by hand` : state;
   $("sentence").textContent = status.sentence;
-  $("who").textContent = `${status.robot} · ${status.pilot} · ${status.late} late ticks`;
+  $("who").textContent = `${status.robot} · ${status.pilot} · late ticks: ${status.late}`;
   $("steps").max = status.horizon || 1;
   $("steps").value = state === "running" || state === "paused" ? status.step : 0;
   $("time").textContent = `${(status.step / status.hz).toFixed(1)} s · episode ${Math.min(status.episode + 1, status.episodes)} of ${status.episodes}`;
@@ -94,8 +94,8 @@ function show(status) {
     made.textContent = won === 1 ? "✓" : won === 0 ? "✗" : "?";
     return made;
   }));
-  for (const word of ["pause", "resume"]) document.querySelector(`[data-word=${word}]`).hidden = (word === "resume") !== (state === "paused");
   const stopped = state === "stopped" || state === "fault";
+  for (const word of ["pause", "resume"]) document.querySelector(`[data-word=${word}]`).hidden = stopped || (word === "resume") !== (state === "paused");
   document.querySelector("[data-word=reset]").hidden = !stopped;
   document.querySelector("[data-word=home]").hidden = document.querySelector("[data-word=start]").hidden = stopped;
   joints(status);
