@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from enum import Enum
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Float64, Int32, UInt8
@@ -240,8 +240,8 @@ class Transitions:
 
     def take(self, rows: np.ndarray) -> "Transitions":
         """Some of the rows, by number or by mask."""
-        columns = {field.name: getattr(self, field.name) for field in fields(Transitions)}
-        return Transitions(**{name: None if column is None else column[rows] for name, column in columns.items()})
+        columns: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(Transitions)}
+        return Transitions(**{name: column if column is None else column[rows] for name, column in columns.items()})
 
 
 @runtime_checkable
