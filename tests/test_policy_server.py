@@ -44,14 +44,17 @@ def unpacked(value: dict[Any, Any]) -> Any:
     return value
 
 
+def opened(port: int, **given: Any) -> ClientConnection:
+    """A connection that the test closes."""
+    return connect(f"ws://127.0.0.1:{port}", compression=None, max_size=None, proxy=None, **given).__enter__()
+
+
 class OpenpiClient:
     """Connects, takes the metadata, then `infer`s one observation at a time: docs/remote_inference.md of openpi."""
 
     def __init__(self, port: int, api_key: str | None = None) -> None:
         headers = {"Authorization": f"Api-Key {api_key}"} if api_key else None
-        self.socket: ClientConnection = connect(
-            f"ws://127.0.0.1:{port}", compression=None, max_size=None, additional_headers=headers, proxy=None
-        )
+        self.socket = opened(port, additional_headers=headers)
         self.metadata = msgpack.unpackb(self.socket.recv(), object_hook=unpacked)
 
     def infer(self, observation: Mapping[str, Any]) -> dict[str, Any]:
@@ -184,11 +187,10 @@ def test_a_wrong_token_and_a_page_in_a_browser_are_refused(monkeypatch: pytest.M
         assert client.infer({"state": STATE})["actions"].shape == (1, 1)
         client.socket.close()
         with pytest.raises(InvalidStatus, match="403"):
-            connect(
-                f"ws://127.0.0.1:{port}",
-                origin="http://evil.example",  # type: ignore[arg-type]
+            opened(
+                port,
+                origin="http://evil.example",
                 additional_headers={"Authorization": f"Api-Key {TOKEN}"},
-                proxy=None,
             )
         monkeypatch.setenv("VLMRL_POLICY_TOKEN", "wrong-wrong-wrong-wrong")
         with pytest.raises(ConfigError, match="VLMRL_POLICY_TOKEN"):
@@ -255,7 +257,7 @@ class Verbose:
 
 def test_a_client_that_does_not_read_is_dropped_and_others_are_served() -> None:
     with serving(Verbose(), send_s=0.3) as port:
-        slow = connect(f"ws://127.0.0.1:{port}", compression=None, max_size=None, max_queue=1, proxy=None)
+        slow = opened(port, max_queue=1)
         message, dropped = msgpack.packb({"state": STATE}, default=packed), False
         deadline = time.monotonic() + 60
         while not dropped and time.monotonic() < deadline:
@@ -321,7 +323,7 @@ def test_another_server_of_the_protocol_is_asked_for_one_chunk_at_a_time() -> No
 
 def test_where_nobody_listens_and_where_anybody_could_it_says_what_to_do() -> None:
     with pytest.raises(DataError, match=r"no policy server answers at ws://127.0.0.1:9 .* vlmrl serve"):
-        RemotePolicy("ws://127.0.0.1:9", timeout_s=2)
+        RemotePolicy("ws://127.0.0.1:9", timeout_s=2.0)
     with pytest.raises(ConfigError, match="clients need tokens"):
         serve(ServePolicyConfig("nowhere", bind="0.0.0.0"))
 

@@ -7,6 +7,7 @@ depends on the seeds alone, neither on the connection nor on who else is asking.
 
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
@@ -32,9 +33,9 @@ class RemotePolicy:
         client, errors = wire.library("websockets.sync.client"), wire.library("websockets.exceptions")
         token = os.environ.get(VARIABLE, "") if token is None else token
         headers = {"Authorization": f"Api-Key {token}"} if token else None
-        self.url, self.timeout_s = url, timeout_s
+        self.url, self.timeout_s, self._held = url, timeout_s, ExitStack()
         try:
-            self._socket = client.connect(
+            connection = client.connect(
                 url,
                 additional_headers=headers,
                 compression=None,
@@ -42,6 +43,7 @@ class RemotePolicy:
                 open_timeout=timeout_s,
                 proxy=None,
             )
+            self._socket = self._held.enter_context(connection)
         except errors.InvalidStatus as error:
             if error.response.status_code == 401:
                 raise ConfigError(f"{url} refuses the token; set {VARIABLE} to the right one") from error
@@ -64,7 +66,7 @@ class RemotePolicy:
 
     def close(self) -> None:
         """End the connection."""
-        self._socket.close()
+        self._held.close()
 
     def reset(self, mask: Bool[np.ndarray, " B"], instructions: Sequence[str], generator: np.random.Generator) -> None:
         """Take each starting robot's sentence, and its chance from the generator."""
