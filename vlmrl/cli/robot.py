@@ -14,9 +14,7 @@ from vlmrl.errors import ConfigError, RobotError, VlmrlError
 if TYPE_CHECKING:
     from vlmrl.robot import RobotSpec
 
-app = typer.Typer(
-    help="Robots: list, check, calibrate and move them, simulate a servo bus.", no_args_is_help=True
-)
+app = typer.Typer(help="Robots: list, check, calibrate and move them, simulate a servo bus.", no_args_is_help=True)
 
 Settings = Annotated[list[str] | None, typer.Argument(help="key=value: the driver's options, as port=/dev/ttyACM0")]
 
@@ -152,8 +150,9 @@ def _go(name: str, settings: list[str] | None, driver: str, goal: Callable[[Any]
         RobotError: if the chain stops it, or it does not answer.
     """
     from vlmrl.deploy.drivers import robot
-    from vlmrl.deploy.node import Node, State
-    from vlmrl.deploy.node import Settings as NodeSettings
+    from vlmrl.deploy.node import Node
+    from vlmrl.deploy.state import Settings as NodeSettings
+    from vlmrl.deploy.state import State
     from vlmrl.robot import load_robot
     from vlmrl.safety import SafetyChain
 

@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, cast, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float
@@ -63,6 +63,7 @@ class Answer:
     """What a critic has chosen so far, where one does."""
 
 
+@runtime_checkable
 class Inference(Protocol):
     """Asked once at a time."""
 
