@@ -6,10 +6,14 @@ from typing import Any
 
 import numpy as np
 
+from vlmrl.deploy.cameras import Feed, Picture
 from vlmrl.deploy.inference import About, Answer
-from vlmrl.deploy.node import Node, Settings
+from vlmrl.deploy.node import Node
 from vlmrl.deploy.pilot import PolicyPilot
+from vlmrl.deploy.recorder import Recorder
+from vlmrl.deploy.scene import Scene
 from vlmrl.deploy.seams import ActionQueue
+from vlmrl.deploy.state import Settings
 from vlmrl.errors import RobotError
 from vlmrl.robot import Observed, RobotSpec, load_robot
 from vlmrl.safety import SafetyChain
@@ -114,17 +118,16 @@ class FakeInference:
         pass
 
 
-@dataclass
-class FakeFeed:
-    world: World
-    name: str = "eye"
-    latest: Any = None
-    _changed: float = 0.0
+class FakeFeed(Feed):
+    """One black picture after the other."""
+
+    def __init__(self, world: World) -> None:
+        self.world, self.name, self.latest, self._changed = world, "eye", None, 0.0
 
     def show(self, still: object, now: float) -> None:
         if not self.world.still:
             self._changed = now
-            self.latest = type("Picture", (), {"time": now, "pixels": np.zeros((4, 4, 3), np.uint8)})
+            self.latest = Picture(now, np.zeros((4, 4, 3), np.uint8))
 
     def unchanged(self, now: float) -> float:
         return now - self._changed
@@ -133,12 +136,11 @@ class FakeFeed:
         pass
 
 
-class FakeScene:
+class FakeScene(Scene):
     """A task that nobody solves."""
 
-    follows = True
-
     def __init__(self, horizon: int = 400) -> None:
+        self.follows = True
         self.task = type("Task", (), {"horizon": horizon, "success_at": "any", "name": "swing", "camera": "eye"})
         names = [*SPEC.names, *(f"{n}_velocity" for n in SPEC.names)]
         self.env = type("Env", (), {"state_names": names, "state_units": ["rad"] * 6 + ["rad/s"] * 6})
@@ -167,7 +169,7 @@ class FakeScene:
         return np.zeros(1), np.zeros(1)
 
 
-class FakeRecorder:
+class FakeRecorder(Recorder):
     def __init__(self, world: World) -> None:
         self.world, self.episodes = world, []
 
@@ -195,7 +197,7 @@ def bench(*, seam: str = "fade", length: int = 4, horizon: int = 400, **settings
     """A node whose time passes as it waits."""
     world, told = World(), list[str]()
     robot, scene, recorder = FakeRobot(world), FakeScene(horizon), FakeRecorder(world)
-    pilot = PolicyPilot(FakeInference(world, length=length), SPEC, ActionQueue(seam))  # type: ignore[arg-type]
+    pilot = PolicyPilot(FakeInference(world, length=length), SPEC, ActionQueue(seam))
 
     def pace(due: float) -> None:
         world.time = due
@@ -205,9 +207,9 @@ def bench(*, seam: str = "fade", length: int = 4, horizon: int = 400, **settings
         chain=SafetyChain(SPEC),
         settings=Settings(**{"instruction": "swing the arm", "priority": 0, "auto": False, **settings}),
         pilot=pilot,
-        scene=scene,  # type: ignore[arg-type]
-        feeds=[FakeFeed(world)],  # type: ignore[list-item]
-        recorder=recorder,  # type: ignore[arg-type]
+        scene=scene,
+        feeds=[FakeFeed(world)],
+        recorder=recorder,
         clock=lambda: world.time,
         pace=pace,
         tell=told.append,

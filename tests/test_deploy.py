@@ -1,5 +1,7 @@
 """The control node: states, stops and their reasons, seams counted in ticks, and the same motion as in evaluation."""
 
+import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,12 +11,14 @@ import pytest
 from deploy_fakes import SPEC, Bench, FakeRobot, World, bench
 from safety_attack import violations
 
+from vlmrl.cli.deploy import _signals
 from vlmrl.deploy.inference import About, Inline
-from vlmrl.deploy.node import WORDS, State
+from vlmrl.deploy.node import Node
 from vlmrl.deploy.pilot import KeyboardPilot, LeaderPilot, PolicyPilot, mismatch
 from vlmrl.deploy.recorder import PERSON
 from vlmrl.deploy.report import Limits
 from vlmrl.deploy.seams import ActionQueue
+from vlmrl.deploy.state import WORDS, State
 from vlmrl.errors import ConfigError, RobotError
 from vlmrl.robot import Observed
 from vlmrl.safety import Reason
@@ -256,6 +260,34 @@ def test_an_automatic_run_that_cannot_start_says_why_and_ends() -> None:
     assert made.world.time > 30, "cameras were given time"
 
 
+@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_brakes_closes_and_keeps_no_half_episode(kind: signal.Signals) -> None:
+    made = bench(auto=True, episodes=3)
+    before = signal.getsignal(kind)
+
+    def interrupt(node: Node) -> bool:
+        if node.state is State.RUNNING and node.status.step == 25:
+            os.kill(os.getpid(), kind)
+        return False
+
+    with _signals(made.node):
+        report = made.node.run(until=interrupt)
+    assert signal.getsignal(kind) == before
+    assert report.ended == "ended by the operator"
+    assert report.outcomes == ()
+    assert made.recorder.episodes == []
+    assert made.robot.calls[-1] == "close"
+    assert smooth(made)
+    assert made.node.chain.resting
+
+
+def test_home_is_reached_round_what_bars_the_straight_way() -> None:
+    made = bench()
+    made.robot.position = np.array([-0.0215, -0.4140, 1.0771, 0.6489, -0.0061, 0.2608])
+    assert ticks(made, 400, "home") is State.ARMED
+    np.testing.assert_allclose(made.robot.position, SPEC.home, atol=2e-3)
+
+
 # ---- people
 
 
@@ -318,7 +350,7 @@ def test_a_chunk_begins_at_the_tick_it_was_asked_for() -> None:
 
 def test_fade_goes_from_old_to_new_and_anchor_has_no_jump() -> None:
     for seam, first in (("fade", 4 + 10 / 3), ("anchor", 4.0)):
-        queue = ActionQueue(seam, fade=2)  # type: ignore[arg-type]
+        queue = ActionQueue(seam, fade=2)
         queue.put(chunk(0), asked=0, tick=0)
         for k in range(4):
             queue.take(k)
@@ -350,7 +382,7 @@ def test_a_chunk_that_comes_when_it_is_over_gives_its_last_action_and_is_counted
     assert queue.take(5) == 1.0
     assert queue.stale == 1
     with pytest.raises(ConfigError, match="unknown seam 'jump'; have: anchor, ensemble, fade, hold"):
-        ActionQueue("jump")  # type: ignore[arg-type]
+        ActionQueue("jump")
 
 
 # ---- report

@@ -14,13 +14,14 @@ from vlmrl.deploy.clock import now, wait_until
 from vlmrl.deploy.drivers import mujoco as twin
 from vlmrl.deploy.drivers import robot
 from vlmrl.deploy.inference import Inference, Inline, Worker
-from vlmrl.deploy.node import Node, Operator, Settings
+from vlmrl.deploy.node import Node, Operator
 from vlmrl.deploy.page import Page
 from vlmrl.deploy.pilot import KeyboardPilot, LeaderPilot, Pilot, PolicyPilot
 from vlmrl.deploy.recorder import Recorder, open_store
 from vlmrl.deploy.report import Limits, Report
 from vlmrl.deploy.scene import Scene
 from vlmrl.deploy.seams import ActionQueue
+from vlmrl.deploy.state import Settings
 from vlmrl.deploy.terminal import HELP, jog_help, terminal
 from vlmrl.errors import ConfigError, RobotError
 from vlmrl.evaluate.candidates import Candidate, Steering
@@ -118,8 +119,7 @@ def main(content: Mapping[str, Any], folder: Path) -> None:
     inference: Inference = (
         Inline(candidate.make(task)) if config.lockstep else Worker(candidate, task, priority=priority)
     )
-    seam: Any = "hold" if config.lockstep else config.seam
-    queue = ActionQueue(seam, config.fade)
+    queue = ActionQueue("hold" if config.lockstep else config.seam, config.fade)
     pilot = PolicyPilot(inference, spec, queue, 0 if config.lockstep else config.ahead, wait_s=0.5 * spec.period)
     run(config, pilot, folder, whole=config.whole)
 

@@ -150,8 +150,9 @@ def _go(name: str, settings: list[str] | None, driver: str, goal: Callable[[Any]
         RobotError: if the chain stops it, or it does not answer.
     """
     from vlmrl.deploy.drivers import robot
-    from vlmrl.deploy.node import Node, State
-    from vlmrl.deploy.node import Settings as NodeSettings
+    from vlmrl.deploy.node import Node
+    from vlmrl.deploy.state import Settings as NodeSettings
+    from vlmrl.deploy.state import State
     from vlmrl.robot import load_robot
     from vlmrl.safety import SafetyChain
 

@@ -9,8 +9,6 @@ import gc
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -22,12 +20,10 @@ from vlmrl.deploy.pilot import Asked, KeyboardPilot, Pilot, PolicyPilot
 from vlmrl.deploy.recorder import Recorder, Rows, described
 from vlmrl.deploy.report import Report, Tally
 from vlmrl.deploy.scene import Scene
+from vlmrl.deploy.state import WORDS, Settings, State, Status
 from vlmrl.errors import DataError, RobotError, unknown
 from vlmrl.robot import Observed, Robot
 from vlmrl.safety import Command, Reading, Reason, Response, SafetyChain
-
-WORDS = ("stop", "reset", "home", "start", "pause", "resume", "success", "failure", "discard", "take", "quit")
-"""What an operator may say."""
 
 _SLOWLY = 0.25
 """Share of each joint's speed at which targets move on the way home."""
@@ -37,65 +33,6 @@ _READY_S = 30.0
 """How long an automatic run waits for its checklist: cameras need a moment."""
 _LOST_S = 2.0
 """So long without a reading of the joints, and the robot counts as lost."""
-
-
-class State(StrEnum):
-    """What the robot is doing."""
-
-    DISCONNECTED = "disconnected"
-    IDLE = "idle"
-    """Connected; nothing is sent."""
-    HOMING = "homing"
-    ARMED = "armed"
-    """Holds; an episode may start."""
-    RUNNING = "running"
-    PAUSED = "paused"
-    """Holds in the middle of an episode."""
-    FAULT = "fault"
-    """The robot does not answer; a reset connects anew."""
-    STOPPED = "stopped"
-    """Rests until an operator resets."""
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How a node runs."""
-
-    episodes: int = 1
-    seed: int = 0
-    """Of the first episode; the next has the next."""
-    auto: bool = True
-    """Whether episodes start by themselves; else an operator says so."""
-    whole: bool = False
-    """Whether episodes go on to the task's horizon after success."""
-    judge: bool = True
-    """Whether the task's predicate tells success; else the operator does."""
-    heartbeat: bool = False
-    """Whether an operator must be heard all the time."""
-    picture_every: int = 5
-    """Ticks between recorded pictures; 0: none are recorded."""
-    drawn: tuple[str, ...] = ()
-    """Cameras that are drawn in the loop itself: in lock step, where time waits."""
-    instruction: str = ""
-    priority: int = 50
-    """Real-time priority (SCHED_FIFO) that is asked for; 0: none."""
-
-
-@dataclass(frozen=True)
-class Status:
-    """What operators see, made anew each tick."""
-
-    state: State = State.DISCONNECTED
-    episode: int = 0
-    step: int = 0
-    position: tuple[float, ...] = ()
-    asked: tuple[float, ...] = ()
-    response: str = "pass"
-    reasons: tuple[str, ...] = ()
-    latched: str = ""
-    outcomes: tuple[int, ...] = ()
-    late: int = 0
-    person: bool = False
 
 
 @runtime_checkable

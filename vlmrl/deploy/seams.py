@@ -25,7 +25,8 @@ _DECAY = 0.01
 class ActionQueue:
     """What is to be asked for at the next ticks."""
 
-    seam: Seam = "hold"
+    seam: str = "hold"
+    """One of Seam."""
     fade: int = 5
     """Ticks over which fade and anchor go from one chunk to the next."""
     jumps: list[float] = field(default_factory=list[float])

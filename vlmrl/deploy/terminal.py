@@ -8,8 +8,9 @@ import tty
 from collections.abc import Generator
 from contextlib import contextmanager
 
-from vlmrl.deploy.node import Node, State
+from vlmrl.deploy.node import Node
 from vlmrl.deploy.pilot import JOGS
+from vlmrl.deploy.state import State
 
 HELP = (
     "space stop · enter start, success · n failure · x discard · b pause, resume · z reset · o home · v take over, "

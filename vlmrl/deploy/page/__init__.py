@@ -17,7 +17,8 @@ from typing import Any, cast
 import numpy as np
 
 from vlmrl.deploy.child import Child
-from vlmrl.deploy.node import WORDS, Node
+from vlmrl.deploy.node import Node
+from vlmrl.deploy.state import WORDS
 from vlmrl.errors import ConfigError
 
 _STATIC = {"page.js": "text/javascript; charset=utf-8", "page.css": "text/css; charset=utf-8"}
