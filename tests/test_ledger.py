@@ -377,12 +377,13 @@ def test_a_url_of_another_kind_is_refused_with_the_choices(url, message):
         Ledger(url)
 
 
-def test_a_server_that_is_not_there_is_named_without_its_password():
+@pytest.mark.parametrize("url", ["me:hush@127.0.0.1:{}/x", "me@127.0.0.1:{}/x?password=hush"])
+def test_a_server_that_is_not_there_is_named_without_its_password(url):
     pytest.importorskip("psycopg")
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     with pytest.raises(DataError, match="cannot be used") as error:
-        Ledger(f"postgresql://me:hush@127.0.0.1:{port}/x")
+        Ledger(f"postgresql://{url.format(port)}")
     assert "hush" not in str(error.value)
 
 

@@ -67,7 +67,9 @@ def masked(content: Any) -> Any:
         return {key: masked(value) for key, value in cast("Mapping[str, Any]", content).items()}
     if isinstance(content, list):
         return [masked(value) for value in cast("list[Any]", content)]
-    return re.sub(r"(\w+://[^\s:/@]+):[^\s@]+@", r"\1:***@", content) if isinstance(content, str) else content
+    if not isinstance(content, str):
+        return content
+    return re.sub(r"([?&]password=)[^&\s]+", r"\1***", re.sub(r"(\w+://[^\s:/@]+):[^\s@]+@", r"\1:***@", content))
 
 
 def flatten(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

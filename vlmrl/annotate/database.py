@@ -12,6 +12,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, OperationalError
 
 from vlmrl.errors import ConfigError, DataError, unknown
+from vlmrl.runfolder import masked
 
 T = TypeVar("T")
 
@@ -112,7 +113,7 @@ def transaction(engine: Engine, *, writes: bool) -> Generator[Connection, None, 
             yield connection
     except DBAPIError as e:
         kind = UnavailableError if isinstance(e, OperationalError) else DataError
-        raise kind(f"the ledger {engine.url.render_as_string()} cannot be used: {_explain(str(e.orig))}") from e
+        raise kind(f"the ledger {masked(engine.url.render_as_string())} cannot be used: {_explain(str(e.orig))}") from e
 
 
 def _explain(message: str) -> str:
