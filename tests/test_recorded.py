@@ -7,8 +7,9 @@ import pytest
 
 from vlmrl.annotate import Ledger, recorded, run_job, scripted
 from vlmrl.annotate.exchange import export_parquet
+from vlmrl.annotate.ledger import Asked
 from vlmrl.errors import ConfigError, DataError
-from vlmrl.types import Frame, Kind, Query, Span, Verdict
+from vlmrl.types import Cost, Frame, Kind, Query, Reply, Span, Verdict
 
 A, B = Verdict.A_BETTER, Verdict.B_BETTER
 GOAL = "open it"
@@ -49,6 +50,17 @@ def given():
         return [(await teacher().ask(q)).answer for q in QUERIES]
 
     return asyncio.run(go())
+
+
+def test_an_answer_costs_what_all_replies_to_its_question_took(tmp_path):
+    asked = Asked("k" * 64, {"instruction": GOAL}, QUERIES[0])
+    with Ledger(tmp_path / "l.db") as book:
+        book.register([asked], labeler="x")
+        replies = [(None, "", 2.0), (None, "HTTP 500", 3.0), (A, "", 5.0), (B, "", 7.0)]
+        book.record([(asked.key, Reply(v, "x", error=e, cost=Cost(1, 10, 1, usd, usd))) for v, e, usd in replies])
+        (record,) = recorded.answered(book)
+    assert record.reply.answer is A
+    assert record.reply.cost == Cost(4, 40, 4, 17.0, 5.0)  # and the latency of the one that counts
 
 
 @pytest.mark.parametrize("kind", ["ledger", "parquet", "jsonl"])

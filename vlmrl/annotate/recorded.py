@@ -9,7 +9,7 @@ import re
 import tempfile
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -147,13 +147,19 @@ def read(location: str) -> list[Record]:
 
 
 def answered(ledger: Ledger) -> Iterator[Record]:
-    """Yield every pair or clip of a ledger with the first readable answer to its question, oldest answers first."""
+    """Yield every pair or clip of a ledger with the first readable answer to its question, oldest answers first.
+
+    Its cost is that of all replies to the question: those that could not be read, failed or came late were paid too.
+    """
     question, reply, subject = schema.question, schema.reply, schema.subject
     with ledger.transaction(writes=False) as connection:
-        rows = connection.execute(select(reply).where(reply.c.answer_type != "none").order_by(reply.c.id))
         first: dict[str, Reply] = {}
-        for row in rows:
-            first.setdefault(row.question, reply_from_row(row))
+        paid: defaultdict[str, Cost] = defaultdict(Cost)
+        for row in connection.execute(select(reply).order_by(reply.c.id)):
+            one = reply_from_row(row)
+            paid[row.question] += one.cost
+            if one.answer is not None:
+                first.setdefault(row.question, one)
         asked = {row.key: row for row in connection.execute(select(question))}
         about: defaultdict[tuple[str, str], list[list[Any]]] = defaultdict(list)
         for row in connection.execute(select(subject).order_by(*subject.primary_key.columns)):
@@ -162,7 +168,9 @@ def answered(ledger: Ledger) -> Iterator[Record]:
     for (key, _), places in sorted(about.items(), key=lambda entry: turn.get(entry[0][0], len(turn))):
         if key in first:
             row = asked[key]
-            yield Record(_items(places), Kind(row.kind), json.loads(row.content), first[key], key)
+            cost = replace(paid[key], latency_s=first[key].cost.latency_s)
+            told = replace(first[key], cost=cost)
+            yield Record(_items(places), Kind(row.kind), json.loads(row.content), told, key)
 
 
 def _items(places: list[list[Any]]) -> tuple[Item, ...]:
