@@ -96,7 +96,9 @@ def _serve(pipe: Connection, listening: socket.socket, token: str) -> None:
     import uvicorn
 
     page = _Shown()
-    settings = uvicorn.Config(application(page, pipe.send, token), access_log=False, log_level="warning", lifespan="off")
+    settings = uvicorn.Config(
+        application(page, pipe.send, token), access_log=False, log_level="warning", lifespan="off"
+    )
     server = uvicorn.Server(settings)
     threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True).start()
     while True:
