@@ -54,7 +54,7 @@ def test_only_the_token_is_heard_and_only_known_words_are_passed_on(page: _Shown
     from starlette.testclient import TestClient
 
     wire = Wire()
-    client = TestClient(application(page, wire, TOKEN), base_url="http://localhost")
+    client = TestClient(application(page, wire.send, TOKEN), base_url="http://localhost")
     for method, path in (("GET", "/api/status"), ("POST", "/api/say"), ("GET", "/api/picture/eye")):
         for wrong in ({}, {"Authorization": "Bearer x"}, {"Authorization": f"Basic {TOKEN}"}):
             assert client.request(method, path, headers=wrong, json={"word": "start"}).status_code == 401
@@ -88,7 +88,7 @@ def served(page: _Shown, wire: Wire) -> Iterator[str]:
 
     listening = socket.socket()
     listening.bind(("127.0.0.1", 0))
-    app = application(page, wire, TOKEN)
+    app = application(page, wire.send, TOKEN)
     server = uvicorn.Server(uvicorn.Config(app, access_log=False, log_level="warning", lifespan="off"))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
     thread.start()

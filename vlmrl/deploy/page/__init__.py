@@ -9,6 +9,7 @@ import io
 import secrets
 import socket
 import threading
+from collections.abc import Callable
 from dataclasses import asdict
 from importlib.resources import files
 from multiprocessing.connection import Connection
@@ -95,7 +96,9 @@ def _serve(pipe: Connection, listening: socket.socket, token: str) -> None:
     import uvicorn
 
     page = _Shown()
-    settings = uvicorn.Config(application(page, pipe, token), access_log=False, log_level="warning", lifespan="off")
+    settings = uvicorn.Config(
+        application(page, pipe.send, token), access_log=False, log_level="warning", lifespan="off"
+    )
     server = uvicorn.Server(settings)
     threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True).start()
     while True:
@@ -115,8 +118,8 @@ class _Shown:
         self.pictures: dict[str, np.ndarray] = {}
 
 
-def application(page: _Shown, pipe: Connection, token: str) -> Any:
-    """The guarded application."""
+def application(page: _Shown, say_so: Callable[[str], None], token: str) -> Any:
+    """The guarded application; `say_so` is told every word, and nothing at every look."""
     from fastapi import Depends, FastAPI, HTTPException, Request
     from fastapi.responses import Response
     from pydantic import BaseModel, ConfigDict
@@ -137,7 +140,7 @@ def application(page: _Shown, pipe: Connection, token: str) -> Any:
 
     def tell(word: str) -> None:
         with lock:
-            pipe.send(word)
+            say_so(word)
 
     @app.get("/")
     def start() -> Response:
