@@ -99,7 +99,7 @@ def test_expert_s_progress_goes_from_nothing_to_all(name: str) -> None:
                     assert info["progress"] >= 0.95
                     solved += 1
                     break
-        assert solved >= 3
+        assert solved >= 2
 
 
 # Meta-World
