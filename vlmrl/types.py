@@ -240,8 +240,9 @@ class Transitions:
 
     def take(self, rows: np.ndarray) -> "Transitions":
         """Some of the rows, by number or by mask."""
-        columns: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(Transitions)}
-        return Transitions(**{name: column if column is None else column[rows] for name, column in columns.items()})
+        columns = {field.name: getattr(self, field.name) for field in fields(Transitions)}
+        taken: dict[str, Any] = {name: None if column is None else column[rows] for name, column in columns.items()}
+        return Transitions(**taken)
 
 
 @runtime_checkable
