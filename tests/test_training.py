@@ -180,19 +180,20 @@ def test_better_episodes_weigh_more_and_sources_have_their_shares() -> None:
     assert weighted(Sampling(), data, ["x", "y", "y"]) is data
     by_return = weighted(Sampling(temperature=0.5), data, ["x", "y", "y"]).weight
     assert by_return == pytest.approx(np.exp(np.array([0, 0, -2, 0, 0])))
-    both = weighted(Sampling(temperature=0.5, shares={"x": 0.2}), data, ["x", "y", "y"]).weight
+    both = weighted(Sampling(temperature=0.5, shares=("x:0.2",)), data, ["x", "y", "y"]).weight
     assert both is not None
     assert both[:2] == pytest.approx([0.1, 0.1])
     assert both[2:] == pytest.approx(0.8 * np.exp([-2, 0, 0]) / np.exp([-2, 0, 0]).sum())
-    assert weighted(Sampling(shares={"x": 0.5, "y": 0.5}), data, ["x", "y", "y"]).weight is not None
+    assert weighted(Sampling(shares=("x:0.5", "y:0.5")), data, ["x", "y", "y"]).weight is not None
 
 
 @pytest.mark.parametrize(
     ("sampling", "message"),
     [
-        (Sampling(shares={"z": 0.5}), "unknown source 'z'; have: x, y"),
-        (Sampling(shares={"x": 0.5, "y": 0.4}), "found"),
-        (Sampling(shares={"x": 1.0}), r"something for \['y'\]"),
+        (Sampling(shares=("z:0.5",)), "unknown source 'z'; have: x, y"),
+        (Sampling(shares=("x:0.5", "y:0.4")), "found"),
+        (Sampling(shares=("x:1.0",)), r"something for \['y'\]"),
+        (Sampling(shares=("x",)), "SOURCE:NUMBER wanted, found 'x'"),
         (Sampling(temperature=0.0), "above 0"),
     ],
 )

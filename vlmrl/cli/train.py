@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -100,7 +100,11 @@ class Training:
 
     def facts(self) -> dict[str, Any]:
         """What decides the policy."""
-        further: dict[str, Any] = {} if self.sampling == Sampling() else {"sampling": asdict(self.sampling)}
+        further: dict[str, Any] = (
+            {}
+            if self.sampling == Sampling()
+            else {"sampling": {"temperature": self.sampling.temperature, "shares": list(self.sampling.shares)}}
+        )
         further |= {"clip_norm": self.clip_norm} if self.clip_norm else {}
         further |= {"action": self.action} if self.action != "action" else {}
         further |= {"labels": read_labels(self.labels).snapshot} if self.labels else {}

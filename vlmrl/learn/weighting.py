@@ -5,7 +5,7 @@ least and the largest, over a temperature).
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Float64
@@ -21,9 +21,24 @@ class Sampling:
     temperature: float | None = None
     """Draw rows of an episode by exp(return / this), the least return of the store being 0 and the largest 1: 0.1
     draws the best e^10 times as often as the worst; null: all alike."""
-    shares: dict[str, float] = field(default_factory=dict[str, float])
-    """Share of each batch, on average, by an episode's source (`vlmrl data show` lists them); sources that are not
-    named divide the rest by their rows."""
+    shares: tuple[str, ...] = ()
+    """Share of each batch, on average, by an episode's source (`vlmrl data show` lists them), as [SOURCE:0.5,...];
+    sources that are not named divide the rest by their rows."""
+
+    def by_source(self) -> dict[str, float]:
+        """The shares as numbers.
+
+        Raises:
+            ConfigError: if one is not SOURCE:NUMBER.
+        """
+        found: dict[str, float] = {}
+        for text in self.shares:
+            name, _, share = text.rpartition(":")
+            try:
+                found[name.strip()] = float(share)
+            except ValueError as error:
+                raise ConfigError(f"sampling.shares: SOURCE:NUMBER wanted, found {text!r}") from error
+        return found
 
 
 def weighted(config: Sampling, transitions: Transitions, sources: Sequence[str]) -> Transitions:
@@ -36,7 +51,7 @@ def weighted(config: Sampling, transitions: Transitions, sources: Sequence[str])
         return transitions
     weight = np.ones(len(transitions)) if config.temperature is None else by_return(transitions, config.temperature)
     if config.shares:
-        weight = shared(weight, np.array(sources)[transitions.episode], config.shares)
+        weight = shared(weight, np.array(sources)[transitions.episode], config.by_source())
     return replace(transitions, weight=weight)
 
 
