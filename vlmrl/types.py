@@ -59,6 +59,11 @@ class Episode:
     truth: Mapping[str, Float32[np.ndarray, " T"]] = field(default_factory=dict)
     """Privileged quantities of a simulator (`reward`, `progress`, `success`) at each row; learners never read it."""
     sim_state: Float64[np.ndarray, "T S"] | None = None
+    requested: Float32[np.ndarray, "T A"] | None = None
+    """Where a robot recorded it: what policy or operator asked for, in the units of `action`, which is what was sent;
+    NaN where nothing was asked."""
+    intervention: UInt8[np.ndarray, " T"] | None = None
+    """Why they differ: the number of a `vlmrl.safety.Reason`, 0 for none; 128 more where a person was in command."""
     robot: str = ""
     seed: int = -1
     success: int = -1
@@ -73,8 +78,8 @@ class Episode:
             f"truth/{k}": len(v) for k, v in self.truth.items()
         }
         lengths |= {f"image/{k}": len(v.index) for k, v in self.images.items()}
-        if self.sim_state is not None:
-            lengths["sim_state"] = len(self.sim_state)
+        optional = {"sim_state": self.sim_state, "requested": self.requested, "intervention": self.intervention}
+        lengths |= {k: len(v) for k, v in optional.items() if v is not None}
         wrong = {k: n for k, n in lengths.items() if n != rows}
         if rows == 0 or wrong:
             raise DataError(
@@ -240,8 +245,8 @@ class Transitions:
 
     def take(self, rows: np.ndarray) -> "Transitions":
         """Some of the rows, by number or by mask."""
-        columns = {field.name: getattr(self, field.name) for field in fields(Transitions)}
-        taken: dict[str, Any] = {name: None if column is None else column[rows] for name, column in columns.items()}
+        held = {field.name: getattr(self, field.name) for field in fields(Transitions)}
+        taken: dict[str, Any] = {name: column if column is None else column[rows] for name, column in held.items()}
         return Transitions(**taken)
 
 
