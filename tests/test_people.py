@@ -6,6 +6,7 @@ import pytest
 from people_fakes import ANNA, BEN, PLAIN, clips, frames, make_queue, make_store
 
 from vlmrl.annotate import Ledger, run_job, scripted
+from vlmrl.annotate.keys import NO_KEY
 from vlmrl.annotate.opinions import gather, read_opinions
 from vlmrl.annotate.people.question import Pair
 from vlmrl.annotate.people.queue import Queue, Rules
@@ -197,6 +198,9 @@ def test_what_people_say_stands_above_the_model(store: Store, ledger: Ledger):
     last = ledger.snapshot(queries, keys, above=people_above(ledger, queries, keys))
     assert len(last) == 4
     assert last.p_a.tolist()[2] == 1.0
+    # A job that ended early has looked at one query only: what people said of the last one labels no other.
+    assert list(people_above(ledger, queries, [keys[2], *[NO_KEY] * 3])) == [keys[2]]
+    assert people_above(ledger, queries, [NO_KEY] * 4) == {}
 
 
 def test_the_review_filters_and_people_who_saw_are_told_apart(store: Store, ledger: Ledger):
