@@ -174,6 +174,20 @@ def labelled(store: Store, ledger: Ledger, pairs: list[Pair], **settings: float)
     return queries, list(run_job(queries, teacher, ledger=ledger).keys)
 
 
+def test_who_loses_a_race_is_told_that_the_answer_does_not_count(
+    store: Store, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+):
+    queue = make_queue(store, ledger)
+    queue.add([frames(0)])
+    question = queue.next(ANNA)
+    assert question
+    before = queue.state()
+    assert queue.answer(question.key, ANNA, A)
+    monkeypatch.setattr(queue, "state", lambda: before)  # what the other saw, a moment earlier
+    assert not queue.answer(question.key, BEN, B)
+    assert ledger.answers([question.key])[question.key].annotator == ANNA
+
+
 def test_what_people_say_stands_above_the_model(store: Store, ledger: Ledger):
     pairs = [frames(k) for k in range(4)]
     queries, keys = labelled(store, ledger, pairs)

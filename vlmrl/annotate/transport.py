@@ -55,7 +55,7 @@ class Trouble:
     rests: bool = False
     """The server itself says how long to wait."""
     billed: bool = False
-    """It may have been answered, and paid for, after we had stopped listening."""
+    """It may have been answered, and paid for, though nothing that can be read came."""
 
 
 class Transport:
@@ -87,7 +87,7 @@ class Transport:
     ) -> "tuple[ChatCompletion, str, Cost]":
         """Return the answer to a request of about so many tokens, who gave it, and what tries before may have cost.
 
-        A server may bill what came too late for us: each try that ran out of time counts as `dearest`.
+        A server may bill what never reached us: each try that ran out of time or broke off counts as `dearest`.
 
         Raises:
             CallFailedError: if this message stays without an answer.
@@ -111,6 +111,7 @@ class Transport:
 
     async def _try(self, server: Server, body: Mapping[str, Any], tokens: int) -> "ChatCompletion | Trouble":
         """Return the answer of one server, or what went wrong that may go right another time."""
+        import httpx
         from openai import APIConnectionError, APIError, APIStatusError, APITimeoutError
         from openai.types.chat import ChatCompletion
 
@@ -123,12 +124,18 @@ class Transport:
             raise
         except APIStatusError as e:
             return self._judge(e, server)
-        except APITimeoutError:
-            trouble = Trouble(f"no answer within {self._settings.timeout_s:g} s", counts=True, billed=True)
+        except APITimeoutError as e:
+            sent = not isinstance(e.__cause__, httpx.ConnectTimeout)
+            trouble = Trouble(f"no answer within {self._settings.timeout_s:g} s", counts=True, billed=sent)
         except APIConnectionError as e:
-            trouble = Trouble(f"no server at {server.name} ({e.__cause__ or e})", counts=False)
+            # Only where no connection was made is it surely not the message that broke it, and surely not paid for.
+            sent = e.__cause__ is not None and not isinstance(e.__cause__, httpx.ConnectError)
+            said = f"{server.name} broke the connection" if sent else f"no server at {server.name}"
+            trouble = Trouble(f"{said} ({e.__cause__ or e})", counts=sent, billed=sent)
         except APIError as e:
             trouble = Trouble(self._tell(e), counts=True)
+        except ValueError as e:
+            trouble = Trouble(f"{server.name} sent no JSON ({short(str(e))})", counts=True, billed=True)
         else:
             usage = getattr(completion, "usage", None)
             used = getattr(usage, "total_tokens", None)
@@ -178,7 +185,7 @@ class Transport:
             why = f"{url} asks to come back in {wait:.0f} s ({said}): try again then"
         if why:
             self._servers.lost(server, why)
-        elif status == 429 or (status == 503 and wait):
+        elif status == 429 or (status >= 500 and wait):
             self._servers.throttled(server, said, wait=wait)
         elif status in _BUSY or status >= 500:
             self._servers.failed(server, said)
