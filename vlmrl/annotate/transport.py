@@ -111,7 +111,6 @@ class Transport:
 
     async def _try(self, server: Server, body: Mapping[str, Any], tokens: int) -> "ChatCompletion | Trouble":
         """Return the answer of one server, or what went wrong that may go right another time."""
-        import httpx
         from openai import APIConnectionError, APIError, APIStatusError, APITimeoutError
         from openai.types.chat import ChatCompletion
 
@@ -125,11 +124,10 @@ class Transport:
         except APIStatusError as e:
             return self._judge(e, server)
         except APITimeoutError as e:
-            sent = not isinstance(e.__cause__, httpx.ConnectTimeout)
-            trouble = Trouble(f"no answer within {self._settings.timeout_s:g} s", counts=True, billed=sent)
+            within = f"no answer within {self._settings.timeout_s:g} s"
+            trouble = Trouble(within, counts=True, billed=_sent(e))
         except APIConnectionError as e:
-            # Only where no connection was made is it surely not the message that broke it, and surely not paid for.
-            sent = e.__cause__ is not None and not isinstance(e.__cause__, httpx.ConnectError)
+            sent = _sent(e)
             said = f"{server.name} broke the connection" if sent else f"no server at {server.name}"
             trouble = Trouble(f"{said} ({e.__cause__ or e})", counts=sent, billed=sent)
         except APIError as e:
@@ -204,6 +202,12 @@ class Transport:
     def _backoff(self, attempt: int) -> float:
         known = self._settings
         return min(known.backoff_cap_s, known.backoff_s * 2 ** min(attempt - 1, 60)) * self._jitter.uniform(0.5, 1.0)
+
+
+def _sent(error: Exception) -> bool:
+    """Whether a message may have left before a connection failed: then it may be what broke it, or be paid for."""
+    # By name: the openai package changed from httpx to httpx2 between its versions.
+    return type(error.__cause__).__name__ not in ("NoneType", "ConnectError", "ConnectTimeout", "PoolTimeout")
 
 
 def retry_after(headers: Mapping[str, str]) -> float:
