@@ -14,7 +14,8 @@ class FakeStore:
 
     def __init__(self, episodes=6, rows=20, every=4, size=8):
         start = np.arange(episodes, dtype=np.int64) * rows
-        self.episodes = SimpleNamespace(id=[f"episode-{i}" for i in range(episodes)], start=start, stop=start + rows)
+        ids = [f"episode-{i}" for i in range(episodes)]
+        self.episodes = SimpleNamespace(id=ids, index=ids.index, start=start, stop=start + rows)
         self.every, self.size, self.loaded = every, size, []
 
     def frame_rows(self, camera):

@@ -118,6 +118,11 @@ def test_the_model_that_answered_is_written_down_and_another_is_refused(tmp_path
         ("llava:latest", "llava", True),
         ("Qwen/Qwen3-VL-8B@main", "Qwen/Qwen3-VL-8B", True),
         ("qwen2-vl-72b", "qwen2-vl-7b", False),
+        ("gemini-1.5-pro-002", "gemini-1.5-pro", True),
+        ("pixtral-12b", "pixtral-12b-latest", True),
+        ("gpt-4o-2", "gpt-4o", False),
+        ("claude-3-7", "claude-3", False),
+        ("model-72", "model", False),
     ],
 )
 def test_a_date_or_tag_makes_no_other_model(found, asked, same):

@@ -11,6 +11,7 @@ import pytest
 from annotate_fakes import FakeLabeler, FakeStore
 
 from vlmrl.annotate import Ledger, Limits, Pictures, job, label, run_job, sample_pairs, scripted
+from vlmrl.annotate.compare import LastReplyError
 from vlmrl.annotate.keys import NO_KEY
 from vlmrl.errors import ConfigError, DataError, LabelerError
 from vlmrl.types import Cost, Frame, Kind, Query, Reply, Verdict
@@ -178,6 +179,32 @@ def test_scattered_failures_do_not_end_the_job(ledger, store):
         draw(store, 30), FakeLabeler(fails=dict.fromkeys(range(0, 30, 2), failed)), ledger, store, concurrency=1
     )
     assert (report.asked, report.failed, report.stopped_by) == (30, 15, "")
+
+
+def test_questions_that_are_always_refused_do_not_keep_later_runs_from_the_others(ledger, store):
+    queries = draw(store, 40)
+    odd = {queries[i].items for i in (3, 9, 15, 21, 27)}
+
+    class Picky(FakeLabeler):
+        async def ask(self, query):
+            reply = await super().ask(query)
+            return Reply(None, self.name, error="HTTP 400: too odd") if query.items in odd else reply
+
+    assert run(queries[:30], Picky(), ledger, store, concurrency=1).failed == 5
+    for fresh in (10, 0):
+        report = run(queries, Picky(), ledger, store, concurrency=1)
+        assert (report.asked, report.failed) == (fresh + 5, 5)
+
+
+def test_a_reply_that_shows_the_labeler_to_be_unfit_is_paid_and_written_down_before_the_job_ends(ledger, store):
+    unfit = Reply(None, "fake", text="0", cost=Cost(2, 200, 2, 0.5), error="another model", served="n")
+    labeler = FakeLabeler(fails={3: LastReplyError("another model answers", reply=unfit)})
+    queries = draw(store, 10)
+    with pytest.raises(LabelerError, match="another model answers"):
+        run(queries, labeler, ledger, store, concurrency=1)
+    assert len(labeler.asked) == 4
+    replies = [ledger.replies(key) for key in sorted(ledger.keys())]
+    assert [one for some in replies for one in some if one.error] == [unfit]
 
 
 @pytest.mark.parametrize("error", [LabelerError("wrong key"), RuntimeError("a bug")])

@@ -19,12 +19,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from annotate_fakes import FakeStore
-from fake_server import Answer, has_picture, serve
+from fake_server import Answer, completion, has_picture, serve
 from PIL import Image
 
 from vlmrl.annotate import Ledger, Limits, Pictures, run_job, sample_pairs
 from vlmrl.annotate import openai as labeling
-from vlmrl.annotate.compare import SEPARATOR
+from vlmrl.annotate.compare import SEPARATOR, LastReplyError
 from vlmrl.annotate.script import Script, load_script
 from vlmrl.annotate.verdict import read_verdict
 from vlmrl.errors import ConfigError, LabelerError
@@ -224,13 +224,13 @@ class Clock:
         self.now += seconds
 
 
-@pytest.mark.parametrize("as_date", [False, True])
-def test_retry_after_is_honoured(as_date):
+@pytest.mark.parametrize(("as_date", "status"), [(False, 429), (True, 429), (False, 500), (False, 503), (False, 529)])
+def test_retry_after_is_honoured(as_date, status):
     clock = Clock()
 
     def answer(request, number):
         after = formatdate(time.time() + 40, usegmt=True) if as_date else "40"
-        return Answer("later", 429, {"Retry-After": after}) if number == 0 else Answer("1")
+        return Answer("later", status, {"Retry-After": after}) if number == 0 else Answer("1")
 
     async def once(server):
         config = labeling.Config(model="judge", base_url=server.url, protocol="one_stage")
@@ -385,6 +385,51 @@ def test_something_else_than_a_chat_server_is_recognised():
         assert "sent no chat completion" in reply.error
 
 
+def test_a_message_that_breaks_the_connection_uses_up_its_tries_and_counts_as_paid():
+    def answer(request, number):
+        raise ConnectionError  # the connection closes without an answer
+
+    with serve(answer) as server:
+        reply = ask(server, retries=2, breaker_failures=9)
+        assert len(server.log) == 3
+    assert (reply.answer, reply.cost.calls) == (None, 3)
+    assert re.fullmatch(r"http://127\S+ broke the connection \(.*\), after 3 tries", reply.error)
+
+
+def test_broken_json_is_a_failed_try_like_any_other():
+    def answer(request, number):
+        fine = Answer("Fine." if has_picture(request) else "1")
+        return fine if number else Answer(body='{"id": "x", "choi', headers={"Content-Type": "application/json"})
+
+    with serve(answer) as server:
+        reply = ask(server)
+    assert (reply.answer, reply.cost.calls) == (Verdict.B_BETTER, 3)
+
+
+def test_a_server_that_tells_no_usage_passes_no_cap(ledger):
+    def answer(request, number):
+        found = completion(request, Answer("0"))
+        return Answer(body={k: v for k, v in found.items() if k != "usage"})
+
+    prices = {"usd_per_million_prompt": 100.0, "usd_per_million_completion": 100.0, "protocol": "one_stage"}
+    with serve(answer) as server:
+        reply = ask(server, **prices)
+        assert reply.cost.completion_tokens == 512
+        limits = Limits(concurrency=1, max_cost_usd=3.5 * reply.cost.usd)
+        report = run(server, ledger, limits=limits, settings=prices)
+    assert (report.stopped_by, report.asked) == ("max_cost_usd", 3)
+
+
+def test_what_another_model_said_is_paid_and_not_an_answer():
+    def answer(request, number):
+        return Answer(body=completion(request, Answer("0")) | {"model": "another"})
+
+    with serve(answer) as server, pytest.raises(LastReplyError, match="answers as model 'another'") as error:
+        ask(server)
+    reply = error.value.reply
+    assert (reply.answer, reply.text, reply.cost.calls, reply.served) == (None, "0", 1, "another")
+
+
 def test_a_failed_second_stage_keeps_the_first_ones_text_and_cost():
     with serve(lambda r, n: Answer("Paid for.") if has_picture(r) else Answer("bad", 400)) as server:
         reply = ask(server)
@@ -400,9 +445,15 @@ def test_a_local_server_needs_no_key_and_a_far_one_does(monkeypatch):
         labeling.build(labeling.Config(model="m", base_url="https://api.example.com/v1", api_key_env="MY_KEY"))
 
 
-def test_what_cannot_work_is_refused_when_built():
+def test_what_cannot_work_is_refused_when_built(monkeypatch):
     with pytest.raises(ConfigError, match="model is empty"):
         labeling.build(labeling.Config())
+    with pytest.raises(ConfigError, match=r"model is empty; .*me:\*\*\*@far"):
+        labeling.build(labeling.Config(base_url="http://me:hush@far/v1"))
+    monkeypatch.delenv("OPENAI_API_KEY")
+    with pytest.raises(LabelerError, match=r"no key for http://me:\*\*\*@far"):
+        labeling.build(labeling.Config(model="m", base_url="http://me:hush@far/v1"))
+    monkeypatch.setenv("OPENAI_API_KEY", "x")
     with pytest.raises(ConfigError, match=r"unknown prompt 'compare-0'; have: .*compare-1"):
         labeling.build(labeling.Config(model="m", prompt="compare-0"))
     with pytest.raises(ConfigError, match=r"wrong placeholder 'picture'; have: \$goal"):

@@ -110,6 +110,15 @@ def test_a_minus_in_a_token_of_its_own_is_no_one():
     assert found.probability == pytest.approx(0.75)
 
 
+@pytest.mark.parametrize(
+    "parts", [('{"answer": ', "}"), ('{\n  "answer": ', "\n}"), ('```json\n{\n"label":', "\n}\n```")]
+)
+def test_the_digit_of_json_has_its_probability_on_one_line_or_several(parts):
+    tokens = [Token(parts[0], {}), Token("1", {"1": 0.6, "0": 0.4}), Token(parts[1], {})]
+    found = read(about(Kind.PREFERENCE), "".join(t.text for t in tokens), tokens=tokens)
+    assert (found.answer, found.probability) == (Verdict.B_BETTER, pytest.approx(0.4))
+
+
 def test_what_is_not_listed_is_at_most_as_likely_as_the_least_that_is():
     tokens = [Token("1", {"1": 0.95, "One": 0.04}, floor=0.01)]
     assert read(about(Kind.PREFERENCE), "1", tokens=tokens).probability == pytest.approx(0.01 / 0.96)

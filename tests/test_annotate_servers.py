@@ -101,6 +101,17 @@ def test_a_throttled_server_is_left_alone_as_long_as_it_says_then_sent_half_and_
     assert 4.5 < again[0].window < 5.1
 
 
+def test_of_one_burst_of_refusals_that_say_no_time_only_the_first_halves():
+    servers, clock = rotation(1, pause_s=2.0)
+    sent = [choose(servers) for _ in range(64)]
+    for server in sent[:8]:
+        servers.throttled(server, "HTTP 429", wait=0.0)
+        clock.now += 0.001
+    assert sent[0].window == 32
+    assert not sent[0].takes(clock.now)
+    assert sent[0].until == pytest.approx(1002.0, abs=0.01)
+
+
 def test_a_pace_spreads_requests_evenly_and_never_gives_more_in_any_minute():
     servers, clock = rotation(1, requests_per_minute=30.0)
     begin, sent = clock.now, []

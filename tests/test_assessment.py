@@ -11,12 +11,14 @@ from report_run import HOSTILE, Page, episode
 from vlmrl import config as configuration
 from vlmrl.annotate import Ledger, Pictures, comparisons, run_job, sample_pairs, scripted, true_progress
 from vlmrl.annotate.assessment.columns import column_value
+from vlmrl.annotate.consistency import rate
+from vlmrl.annotate.ledger import Asked
 from vlmrl.annotate.opinions import read_opinions
 from vlmrl.annotate.stress import CONDITIONS, compare, exposed, pictured, spoil
 from vlmrl.cli import audit, jobs, route
 from vlmrl.errors import ConfigError, DataError
 from vlmrl.store import Store, d4rl
-from vlmrl.types import Frame, Query, Reply, Span, Verdict
+from vlmrl.types import Cost, Frame, Query, Reply, Span, Verdict
 
 A, B, TIE, UNSURE = Verdict.A_BETTER, Verdict.B_BETTER, Verdict.TIE, Verdict.UNSURE
 
@@ -90,6 +92,20 @@ def test_an_audit_by_hand(store: Store, tmp_path: Path):
     assert "How far to trust these labels" in page.text
 
 
+def test_the_price_counts_every_reply_once_whatever_became_of_it(store: Store, tmp_path: Path):
+    first, second = pairs_of(store, 2)
+    with Ledger(tmp_path / "l.db") as ledger:
+        # One question that two pairs share, and one that nobody answered.
+        content = {"instruction": "pour the tea"}
+        ledger.register([Asked("k", content, first), Asked("k", content, second)], labeler="m")
+        ledger.register([Asked("l", content | {"draw": 1}, first)], labeler="m")
+        cost = Cost(1, 1000, 10, usd=0.5)
+        ledger.record([("k", Reply(None, "m", text="?", cost=cost)), ("l", Reply(None, "m", error="x", cost=cost))])
+        ledger.record([("k", Reply(A, "m", text="0", cost=cost))])
+    (one,) = audited(store, tmp_path / "l.db", tmp_path)["annotators"]
+    assert (one["pairs"], one["cost"]["usd"], one["cost"]["calls"], one["cost"]["tokens"]) == (2, 1.5, 3, 3030)
+
+
 def test_hostile_names_and_sentences_are_text_in_the_page(store: Store, tmp_path: Path):
     with Ledger(tmp_path / "l.db") as ledger:
         queue = make_queue(store, ledger)
@@ -117,6 +133,9 @@ def test_a_column_sums_over_the_rows_at_which_steps_arrive(tmp_path: Path):
     assert value((Span("e5", 0, 3, ""),)) == pytest.approx((1 + 2 + 3) / 12)
     assert value((Span("e5", 11, 13, ""),)) == pytest.approx(2.0)  # the last row arrives nowhere: it stands again
     assert value((Span("e5", 0, 1, ""), Span("e5", 3, 4, ""))) == pytest.approx(5 / 12)
+
+
+COIN = "cannot be told from a coin on these pairs"
 
 
 class Looker:
@@ -147,6 +166,14 @@ class Looker:
 
     async def close(self) -> None:
         """Nothing."""
+
+
+@pytest.mark.parametrize(
+    ("right", "said"),
+    [(2, ["is worse than a coin on these pairs: its sides may be exchanged"]), (25, [COIN]), (48, [])],
+)
+def test_worse_than_a_coin_is_no_coin(right: int, said: list[str]):
+    assert exposed([{"condition": "as they are", "right": rate(right, 50), "same": rate(0, 0)}]) == said
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import pytest
 from people_fakes import ANNA, BEN, PLAIN, clips, frames, make_queue, make_store
 
 from vlmrl.annotate import Ledger, run_job, scripted
+from vlmrl.annotate.keys import NO_KEY
 from vlmrl.annotate.opinions import gather, read_opinions
 from vlmrl.annotate.people.question import Pair
 from vlmrl.annotate.people.queue import Queue, Rules
@@ -173,6 +174,20 @@ def labelled(store: Store, ledger: Ledger, pairs: list[Pair], **settings: float)
     return queries, list(run_job(queries, teacher, ledger=ledger).keys)
 
 
+def test_who_loses_a_race_is_told_that_the_answer_does_not_count(
+    store: Store, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+):
+    queue = make_queue(store, ledger)
+    queue.add([frames(0)])
+    question = queue.next(ANNA)
+    assert question
+    before = queue.state()
+    assert queue.answer(question.key, ANNA, A)
+    monkeypatch.setattr(queue, "state", lambda: before)  # what the other saw, a moment earlier
+    assert not queue.answer(question.key, BEN, B)
+    assert ledger.answers([question.key])[question.key].annotator == ANNA
+
+
 def test_what_people_say_stands_above_the_model(store: Store, ledger: Ledger):
     pairs = [frames(k) for k in range(4)]
     queries, keys = labelled(store, ledger, pairs)
@@ -197,6 +212,9 @@ def test_what_people_say_stands_above_the_model(store: Store, ledger: Ledger):
     last = ledger.snapshot(queries, keys, above=people_above(ledger, queries, keys))
     assert len(last) == 4
     assert last.p_a.tolist()[2] == 1.0
+    # A job that ended early has looked at one query only: what people said of the last one labels no other.
+    assert list(people_above(ledger, queries, [keys[2], *[NO_KEY] * 3])) == [keys[2]]
+    assert people_above(ledger, queries, [NO_KEY] * 4) == {}
 
 
 def test_the_review_filters_and_people_who_saw_are_told_apart(store: Store, ledger: Ledger):

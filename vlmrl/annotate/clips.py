@@ -54,7 +54,7 @@ class ClipEnds:
     def clip(self, frame: Frame) -> tuple[Span, ...]:
         """Return the clip that ends at a frame."""
         table = self.episodes
-        start = int(table.start[list(table.id).index(frame.episode)])
+        start = int(table.start[table.index(frame.episode)])
         first = np.searchsorted(self._time[start : start + frame.row], self._begin(np.array([start + frame.row]))[0])
         return (Span(frame.episode, int(first), frame.row + 1, frame.camera),)
 

@@ -12,7 +12,7 @@ from jaxtyping import UInt8
 
 from vlmrl.annotate.reading import Read, Token, read
 from vlmrl.annotate.script import Message, Script
-from vlmrl.errors import ConfigError
+from vlmrl.errors import ConfigError, LabelerError
 from vlmrl.types import Cost, Kind, Query, Reply
 
 Picture = UInt8[np.ndarray, "_ _ 3"]
@@ -48,6 +48,24 @@ class CallFailedError(Exception):
         self.cost = cost
 
 
+class UnfitError(LabelerError):
+    """The labeler cannot go on, for what was said."""
+
+    def __init__(self, why: str, *, said: Said) -> None:
+        """`said` was paid for."""
+        super().__init__(why)
+        self.said = said
+
+
+class LastReplyError(LabelerError):
+    """The labeler cannot go on; what was said and paid till then is a reply without an answer."""
+
+    def __init__(self, why: str, *, reply: Reply) -> None:
+        """`reply` has no answer."""
+        super().__init__(why)
+        self.reply = reply
+
+
 @runtime_checkable
 class Speaker(Protocol):
     """A model that answers messages."""
@@ -57,7 +75,7 @@ class Speaker(Protocol):
 
         Raises:
             CallFailedError: if this message cannot be answered.
-            LabelerError: if none can.
+            LabelerError: if none can; an UnfitError where an answer shows it.
         """
         ...
 
@@ -66,7 +84,7 @@ async def compare(speaker: Speaker, script: Script, query: Query, *, annotator: 
     """Ask a model one question; a failed call becomes a reply that says so.
 
     Raises:
-        LabelerError: if the model can answer nothing any more.
+        LabelerError: if the model can answer nothing any more; a LastReplyError where something was said before.
     """
     check(query, annotator)
     said: list[Said] = []
@@ -78,11 +96,20 @@ async def compare(speaker: Speaker, script: Script, query: Query, *, annotator: 
         except CallFailedError as e:
             error, lost = str(e), e.cost
             break
+        except LabelerError as e:
+            said += [e.said] if isinstance(e, UnfitError) else []
+            if not said:
+                raise
+            raise LastReplyError(str(e), reply=_reply(said, annotator, Read(None), lost=lost, error=str(e))) from e
         if said[-1].refused or not said[-1].text.strip():
             break
     complete = len(said) == script.calls and not said[-1].refused
     last = said[-1] if said else Said("")
     found = read(query, last.text, tokens=last.tokens, cut=last.cut) if complete else Read(None)
+    return _reply(said, annotator, found, lost=lost, error=error)
+
+
+def _reply(said: Sequence[Said], annotator: str, found: Read, *, lost: Cost, error: str) -> Reply:
     return Reply(
         answer=found.answer,
         annotator=annotator,
@@ -90,7 +117,7 @@ async def compare(speaker: Speaker, script: Script, query: Query, *, annotator: 
         text=SEPARATOR.join(s.text for s in said),
         cost=sum((s.cost for s in said), lost),
         error=error,
-        served=last.served,
+        served=said[-1].served if said else "",
     )
 
 

@@ -10,8 +10,8 @@ from vlmrl.annotate.reading import Token
 from vlmrl.errors import LabelerError
 from vlmrl.types import Cost, Kind, Query
 
-_VERSION = re.compile(r"[-@:](?:\d[\d.-]*|latest|main|[0-9a-f]{7,64})")
-"""What servers add to the name of a model: a date, a tag, a revision. `-mini` is another model."""
+_VERSION = re.compile(r"[-@:](?:\d{3}[\d.-]*|latest|main|[0-9a-f]{7,64})")
+"""What servers add to the name of a model: a date, a tag, a revision. `-mini` is another model, as `-2` and `-72`."""
 
 
 def said(completion: Any, *, cost: Cost, where: str) -> Said:
@@ -66,7 +66,8 @@ def same_model(found: str, asked: str) -> bool:
     """Whether a server's name of a model is the one asked for, perhaps with a date, a tag or a revision."""
     name, wanted = (n.strip().lower().removeprefix("models/") for n in (found, asked))
     stem = re.sub(r"[-:]latest$", "", wanted)
-    return name == wanted or (name.startswith(stem) and _VERSION.fullmatch(name[len(stem) :] or "-0") is not None)
+    version = name.removeprefix(stem)
+    return name in (wanted, stem) or (version != name and _VERSION.fullmatch(version) is not None)
 
 
 def response_format(query: Query) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from vlmrl.annotate.budget import Budget, Limits, same
+from vlmrl.annotate.compare import LastReplyError
 from vlmrl.annotate.database import UnavailableError
 from vlmrl.annotate.interrupt import first_interrupt
 from vlmrl.annotate.keys import Keys
@@ -127,7 +128,7 @@ class _Job:
         self._reader = ThreadPoolExecutor(1, "pictures")
         self._outbox: list[tuple[str, Reply]] = []
         self._commit = asyncio.Lock()
-        self._ready: asyncio.Queue[tuple[str, Query] | None] = asyncio.Queue(limits.concurrency)
+        self._ready: asyncio.Queue[tuple[str, Query, bool] | None] = asyncio.Queue(limits.concurrency)
         self._keys, self._seen = Keys(), set[int]()
         self._counts = Counts()
         self._failures_in_a_row = 0
@@ -207,7 +208,7 @@ class _Job:
         if leased.answered or leased.given_up:
             self._report()
         for key in leased.granted:
-            await self._ready.put((key, fresh[key][1]))
+            await self._ready.put((key, fresh[key][1], key in leased.failed))
         settled = {*leased.granted, *leased.answered, *leased.given_up}
         return [i for key, (i, _) in fresh.items() if key not in settled and not self._budget.stopped_by]
 
@@ -235,11 +236,14 @@ class _Job:
     async def _work(self) -> None:
         """Ask one question at a time, its reply committed before the next; once stopped, only empty the queue."""
         while (item := await self._ready.get()) is not None:
-            key, query = item
+            key, query, failed = item
             if not await self._budget.admit():
                 continue
             try:
-                await self._record(key, await self._ask(query))
+                await self._record(key, await self._ask(query), failed_before=failed)
+            except LastReplyError as e:
+                self._outbox.append((key, e.reply))  # committed with the next, or at the end
+                await self._fail(e)
             except Exception as e:  # raised again when what else is in flight has been recorded
                 await self._fail(e)
 
@@ -249,21 +253,29 @@ class _Job:
             reply = await self._labeler.ask(query)
             cost = reply.cost
             return reply
+        except LastReplyError as e:
+            cost = e.reply.cost
+            raise
         except asyncio.CancelledError:
             self._counts.number["cut"] += 1
             raise
         finally:
             await self._budget.settle(cost)
 
-    async def _record(self, key: str, reply: Reply) -> None:
-        """Commit a reply together with all others that wait; return when it is in the ledger."""
+    async def _record(self, key: str, reply: Reply, *, failed_before: bool) -> None:
+        """Commit a reply together with all others that wait; return when it is in the ledger.
+
+        A question that fails again is no sign that the labeler is ill: a few that a server always refuses come first,
+        one after another, in every later run.
+        """
         entry = (key, reply)
         self._outbox.append(entry)
         async with self._commit:
             if any(waiting is entry for waiting in self._outbox):
                 await self._use_ledger(self._empty_outbox)
         self._counts.reply(reply)
-        self._failures_in_a_row = self._failures_in_a_row + 1 if reply.error else 0
+        if not (reply.error and failed_before):
+            self._failures_in_a_row = self._failures_in_a_row + 1 if reply.error else 0
         self._report()
         if self._failures_in_a_row >= self._limits.failures:
             raise LabelerError(

@@ -23,6 +23,8 @@ class Leased:
     """Answered already."""
     given_up: tuple[str, ...] = ()
     """Without a readable reply after so many attempts."""
+    failed: frozenset[str] = frozenset()
+    """Of those granted, the ones that failed before: if they do again, it says nothing new about who answers."""
 
 
 def check(seconds: float) -> None:
@@ -77,6 +79,13 @@ def unreadable(connection: Connection, keys: Sequence[str]) -> dict[str, int]:
         table.question.in_(keys), table.answer_type == "none", table.error == ""
     )
     return {key: count for key, count in connection.execute(wanted.group_by(table.question))}
+
+
+def failed(connection: Connection, keys: Sequence[str]) -> set[str]:
+    """Return which questions had a call that failed."""
+    table = schema.reply.c
+    wanted = select(table.question).where(table.question.in_(keys), table.error != "").distinct()
+    return set(connection.execute(wanted).scalars())
 
 
 def _answered(connection: Connection, keys: Sequence[str]) -> set[str]:

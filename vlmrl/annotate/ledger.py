@@ -159,12 +159,14 @@ class Ledger:
         """
         leases.check(seconds)
         with self.transaction(writes=True) as connection:
-            now, granted = self._lease_time(connection), set[str]()
+            now, granted, failed = self._lease_time(connection), set[str](), set[str]()
             known = leases.settled(connection, keys, attempts=attempts)
             open_ = sorted({*keys} - {*known.answered, *known.given_up})
             for some in chunks(open_):
                 granted |= set(leases.take(connection, some, owner=owner, now=now, expires=now + seconds))
-        return replace(known, granted=tuple(k for k in dict.fromkeys(keys) if k in granted))
+                failed |= leases.failed(connection, some)
+        order = tuple(k for k in dict.fromkeys(keys) if k in granted)
+        return replace(known, granted=order, failed=frozenset(failed & granted))
 
     def settled(self, keys: Sequence[str], *, attempts: int | None = None) -> Leased:
         """Return which questions need no answer any more, and reserve nothing."""
@@ -182,27 +184,30 @@ class Ledger:
         with self.transaction(writes=True) as connection:
             connection.execute(delete(schema.lease).where(schema.lease.c.owner == owner))
 
-    def record(self, replies: Sequence[tuple[str, Reply]], *, owner: str = "") -> None:
+    def record(self, replies: Sequence[tuple[str, Reply]], *, owner: str = "") -> list[str]:
         """Commit replies to registered questions, verbatim, and end the owner's leases on them.
 
         Each question has one answer: a worker that comes late, because its lease ended meanwhile, adds a reply without.
+        Returns the questions whose answer came so late.
         """
         table = schema.reply
         with self.transaction(writes=True) as connection:
             now, keys = self._now(connection), sorted({key for key, _ in replies})
-            rows: list[dict[str, Any]] = []
+            rows, late = list[dict[str, Any]](), list[str]()
             attempts = _attempts(connection, keys)
             answered = {*leases.settled(connection, keys, attempts=None).answered}
             for key, reply in replies:
                 attempts[key] = attempts.get(key, 0) + 1
                 if reply.answer is not None and key in answered:
                     reply = replace(reply, answer=None, error="late: it was answered before")
+                    late.append(key)
                 elif reply.answer is not None:
                     answered.add(key)
                 rows.append({"question": key, "attempt": attempts[key], "time": now, **reply_to_row(reply)})
             if rows:
                 connection.execute(table.insert(), rows)
             leases.release(connection, owner, [key for key, _ in replies])
+        return late
 
     def snapshot(
         self, queries: Sequence[Query], keys: Sequence[str], *, above: Mapping[str, Reply] | None = None

@@ -1,5 +1,6 @@
 """Exact probabilities of the answers that we read, at every token that a local model generates."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from jaxtyping import Float, Int
@@ -8,16 +9,21 @@ from torch import Tensor
 from vlmrl.annotate.reading import Token, is_answer
 
 
+def answer_words(tokenizer: Any) -> dict[int, str]:
+    """Return the tokens that may be an answer; it looks through the whole vocabulary, so do it once a model."""
+    texts = tokenizer.batch_decode([[i] for i in range(len(tokenizer))])
+    return {i: text for i, text in enumerate(texts) if is_answer(text)}
+
+
 class Likely:
     """Watches a generation: of each step it keeps the probabilities of the tokens that may be an answer, no other.
 
     transformers calls it as a `LogitsProcessor`, behind its own; it changes nothing.
     """
 
-    def __init__(self, tokenizer: Any) -> None:
-        texts = tokenizer.batch_decode([[i] for i in range(len(tokenizer))])
-        self._tokenizer = tokenizer
-        self._words = {i: text for i, text in enumerate(texts) if is_answer(text)}
+    def __init__(self, tokenizer: Any, words: Mapping[int, str]) -> None:
+        """`words` are the tokenizer's `answer_words`."""
+        self._tokenizer, self._words = tokenizer, words
         self._steps: list[Float[Tensor, "B W"]] = []
 
     def __call__(self, ids: Int[Tensor, "B L"], scores: Float[Tensor, "B V"]) -> Float[Tensor, "B V"]:

@@ -8,20 +8,21 @@ import asyncio
 import os
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
 from vlmrl.annotate import completion as answers
 from vlmrl.annotate import encode
-from vlmrl.annotate.compare import CallFailedError, Picture, Said, compare
+from vlmrl.annotate.compare import CallFailedError, Picture, Said, UnfitError, compare
 from vlmrl.annotate.estimate import guess_tokens
 from vlmrl.annotate.prices import pick_price
 from vlmrl.annotate.script import COMPARE, Message, Protocols, Script, load_script
 from vlmrl.annotate.servers import Policy
 from vlmrl.annotate.transport import Settings, Transport
 from vlmrl.errors import ConfigError, LabelerError
+from vlmrl.runfolder import masked
 from vlmrl.types import Cost, Kind, Query, Reply
 
 if TYPE_CHECKING:
@@ -125,13 +126,13 @@ def build(
     """
     if find_spec("openai") is None:
         raise ConfigError("labeler 'openai' needs the package openai: pip install 'openai>=2'")
-    url = config.urls[0]
+    url = masked(config.urls[0])
     if not config.model:
         raise ConfigError(f"openai: model is empty; name one that {url} serves (GET {url}/models)")
     key = os.environ.get(config.api_key_env, "")
     far = [u for u in config.urls if (urlsplit(u).hostname or "") not in ("localhost", "127.0.0.1", "::1")]
     if not key and far:
-        raise LabelerError(f"no key for {far[0]}: set the environment variable {config.api_key_env}")
+        raise LabelerError(f"no key for {masked(far[0])}: set the environment variable {config.api_key_env}")
     transport = Transport(_transport(config, key or "none"), sleep=sleep, clock=clock)
     return OpenAI(config, load_script(config.prompt or COMPARE, protocol=config.protocol), transport)
 
@@ -143,6 +144,7 @@ def _transport(config: Config, key: str) -> Settings:
         patience_s=config.patience_s,
         requests_per_minute=config.requests_per_minute,
         tokens_per_minute=config.tokens_per_minute,
+        pause_s=config.backoff_s,
     )
     return Settings(
         config.urls,
@@ -239,11 +241,14 @@ class OpenAI:
         )
         tokens = self._most_tokens.get(stage) or guess_tokens(message, pictures) + self._tokens(stage)
         completion, url, lost = await self._answer(content, stage, query, tokens)
-        cost = self._cost(completion, latency_s=time.monotonic() - start)
+        cost = self._cost(completion, tokens=tokens, stage=stage, latency_s=time.monotonic() - start)
         self._most_tokens[stage] = max(cost.prompt_tokens + cost.completion_tokens, self._most_tokens.get(stage, 0))
         found = answers.said(completion, cost=cost + lost, where=url)
         model, _ = answers.served(completion)
-        answers.check_served(model, asked=config.model, accepted=config.answers_as, before=self._served, where=url)
+        try:
+            answers.check_served(model, asked=config.model, accepted=config.answers_as, before=self._served, where=url)
+        except LabelerError as e:
+            raise UnfitError(str(e), said=found) from e
         self._served = self._served or model
         return found
 
@@ -256,9 +261,7 @@ class OpenAI:
         more: dict[str, Any] = {"logprobs": True, "top_logprobs": self._config.top_logprobs} if wants else {}
         if last and self._config.structured:
             more["response_format"] = answers.response_format(query)
-        answer = self._tokens(stage)
-        prompt = max(0, tokens - answer)
-        dearest = Cost(1, prompt, answer, self._usd(prompt, answer))
+        dearest = self._dearest(stage, tokens)
         try:
             return await self._transport.complete(self._body(content, stage, more), tokens=tokens, dearest=dearest)
         except CallFailedError as e:
@@ -288,10 +291,19 @@ class OpenAI:
     def _tokens(self, stage: str) -> int:
         return self._config.label_tokens if stage == "label" else self._config.analysis_tokens
 
-    def _cost(self, completion: "ChatCompletion", *, latency_s: float) -> Cost:
+    def _cost(self, completion: "ChatCompletion", *, tokens: int, stage: str, latency_s: float) -> Cost:
+        """Return what an answer took; of a server that does not tell, as much as was expected, so that caps hold."""
         usage = getattr(completion, "usage", None)
         prompt, answer = (int(getattr(usage, key, 0) or 0) for key in ("prompt_tokens", "completion_tokens"))
+        if not prompt + answer:
+            return replace(self._dearest(stage, tokens), latency_s=latency_s)
         return Cost(1, prompt, answer, self._usd(prompt, answer), latency_s)
+
+    def _dearest(self, stage: str, tokens: int) -> Cost:
+        """Return what a call of about so many tokens may cost, its answer at its longest."""
+        answer = self._tokens(stage)
+        prompt = max(0, tokens - answer)
+        return Cost(1, prompt, answer, self._usd(prompt, answer))
 
     def _usd(self, prompt: int, completion: int) -> float:
         price = self.price

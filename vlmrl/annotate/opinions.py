@@ -1,11 +1,16 @@
 """All answers of a ledger about pairs, side by side: who said what about which pair, whichever way round."""
 
+import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from sqlalchemy import select
+
+from vlmrl.annotate import schema
 from vlmrl.annotate.audit import TRAINED
 from vlmrl.annotate.ledger import Ledger
 from vlmrl.annotate.people.question import Pair
+from vlmrl.annotate.record import reply_from_row
 from vlmrl.annotate.recorded import Record, answered
 from vlmrl.store import Store
 from vlmrl.types import Cost, Frame, Kind, Reply, Span, Verdict
@@ -98,6 +103,24 @@ def read_opinions(ledger: Ledger, store: Store, *, sentences: Collection[str] = 
     records = (r for r in answered(ledger) if r.kind is Kind.PREFERENCE and isinstance(r.reply.answer, Verdict))
     here = (r for r in records if all(p.episode in own and p.camera in cameras for p in _places(r)))
     return [one for record in here if (one := _opinion(record, known)) is not None]
+
+
+def spent(ledger: Ledger, store: Store, *, sentence: str | None = None) -> dict[str, Cost]:
+    """Return what each annotator's replies about pairs of a store took, each once, unreadable and failed ones too."""
+    own, cameras = set(store.episodes.id), {*store.cameras, ""}
+    question, subject = schema.question.c, schema.subject.c
+    about, found = set[str](), dict[str, Cost]()
+    with ledger.transaction(writes=False) as connection:
+        places = connection.execute(select(subject.question, subject.episode, subject.camera).distinct()).all()
+        here = {key for key, episode, camera in places if episode in own and camera in cameras}
+        for row in connection.execute(select(question.key, question.content).where(question.kind == "preference")):
+            record = Record((), Kind.PREFERENCE, json.loads(row.content), Reply(None, ""))
+            if row.key in here and (sentence is None or record.asks(sentence)):
+                about.add(row.key)
+        for row in connection.execute(select(schema.reply)):
+            if row.question in about:
+                found[row.annotator] = found.get(row.annotator, Cost()) + reply_from_row(row).cost
+    return found
 
 
 def _opinion(record: Record, sentences: Collection[str]) -> Opinion | None:

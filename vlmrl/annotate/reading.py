@@ -126,9 +126,10 @@ def _listed(text: str) -> dict[int, float] | None:
 
 def _of_verdict(tokens: Sequence[Token], verdict: Verdict) -> float | None:
     named = next(label for label, v in LABELS.items() if v is verdict)
+    json_ = any("{" in token.text for token in tokens)
 
     def answers(line: str, label: str) -> bool:
-        return label == named and ("{" in line or _VERDICT.fullmatch(cleaned(line)) is not None)
+        return label == named and (json_ or _VERDICT.fullmatch(cleaned(line)) is not None)
 
     return _share(tokens, {"0"}, {"1"}, answers)
 

@@ -31,6 +31,8 @@ class Policy:
     """How long none may answer before the job ends."""
     requests_per_minute: float | None
     tokens_per_minute: float | None
+    pause_s: float = 1.0
+    """How long a server that refuses without saying for how long is left alone."""
 
 
 class Pace:
@@ -164,14 +166,17 @@ class Servers:
             _log.warning("%s rests for %.3g s after %d failures: %s", server.name, rest, server.failed, trouble)
 
     def throttled(self, server: Server, trouble: str, *, wait: float) -> None:
-        """Leave a server that is asked too much alone for as long as it says, and then send it half as much."""
+        """Leave a server that is asked too much alone for as long as it says, and then send it half as much.
+
+        One that says nothing gets a short pause: else each refusal of one burst would halve anew, down to one.
+        """
         now = self._clock()
         # Of many refusals at once only the first halves: the others were sent before it was known.
         if now >= server.until:
             server.window = max(1.0, min(server.window, server.in_flight) / 2)
         self._leave(server)
         self._note(trouble)
-        server.until = max(server.until, now + wait)
+        server.until = max(server.until, now + (wait or self._policy.pause_s))
 
     def refused(self, server: Server) -> None:
         """Count an answer that says the message is wrong: the server is well."""

@@ -27,7 +27,7 @@ RULES = (
     "A labeler ignores the pictures if, with the images swapped, shuffled or blank, it names the same place as before "
     f"in more than {STUBBORN:.0%} of the pairs (lower end of the Wilson interval); it ignores the sentence if it does "
     "so with a wrong sentence; it cannot be told from a coin if the interval of its accuracy on the pairs as they are "
-    "holds 50 %."
+    "holds 50 %, and is worse than one if all of it lies below."
 )
 _SIDES = (Verdict.A_BETTER, Verdict.B_BETTER)
 
@@ -123,8 +123,12 @@ def exposed(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     if "wrong sentence" in stubborn:
         said.append("ignores the sentence: names the same place with a wrong one")
     right = rows[0]["right"]
-    if right["whole"] and wilson(right["part"], right["whole"])[0] <= 0.5:
-        said.append("cannot be told from a coin on these pairs")
+    if right["whole"]:
+        low, high = wilson(right["part"], right["whole"])
+        if high < 0.5:
+            said.append("is worse than a coin on these pairs: its sides may be exchanged")
+        elif low <= 0.5:
+            said.append("cannot be told from a coin on these pairs")
     return said
 
 

@@ -18,7 +18,7 @@ from typing import Any, Literal
 import torch
 
 from vlmrl.annotate.compare import Picture, Said, compare
-from vlmrl.annotate.likely import Likely
+from vlmrl.annotate.likely import Likely, answer_words
 from vlmrl.annotate.processor import load_processor
 from vlmrl.annotate.script import COMPARE, Message, Protocols, Script, load_script
 from vlmrl.errors import ConfigError, LabelerError
@@ -218,6 +218,7 @@ class _Model:
         self._settings = settings
         ends: Any = settings.eos_token_id
         self._ends = set[int](ends if isinstance(ends, list) else [ends])
+        self._answers: Mapping[int, str] | None = None
 
     @torch.inference_mode()
     def generate(self, batch: Sequence[_Waiting], *, tokens: int) -> list[Said]:
@@ -233,7 +234,7 @@ class _Model:
         length = inputs["input_ids"].shape[1]
         settings = copy.copy(self._settings)
         settings.max_new_tokens = tokens
-        likely = Likely(self._processor.tokenizer) if any(w.likely for w in batch) else None
+        likely = Likely(self._processor.tokenizer, self._words()) if any(w.likely for w in batch) else None
         watched = {"logits_processor": [likely]} if likely else {}
         answers = self._model.generate(**inputs, generation_config=settings, **watched)[:, length:]
         texts = self._processor.batch_decode(answers, skip_special_tokens=True)
@@ -249,6 +250,11 @@ class _Model:
             )
             for i, w in enumerate(batch)
         ]
+
+    def _words(self) -> Mapping[int, str]:
+        if self._answers is None:
+            self._answers = answer_words(self._processor.tokenizer)
+        return self._answers
 
     def _text(self, message: Message) -> str:
         parts = [{"type": "image"} if isinstance(p, int) else {"type": "text", "text": p} for p in message]

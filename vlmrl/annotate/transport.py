@@ -55,7 +55,7 @@ class Trouble:
     rests: bool = False
     """The server itself says how long to wait."""
     billed: bool = False
-    """It may have been answered, and paid for, after we had stopped listening."""
+    """It may have been answered, and paid for, though nothing that can be read came."""
 
 
 class Transport:
@@ -87,7 +87,7 @@ class Transport:
     ) -> "tuple[ChatCompletion, str, Cost]":
         """Return the answer to a request of about so many tokens, who gave it, and what tries before may have cost.
 
-        A server may bill what came too late for us: each try that ran out of time counts as `dearest`.
+        A server may bill what never reached us: each try that ran out of time or broke off counts as `dearest`.
 
         Raises:
             CallFailedError: if this message stays without an answer.
@@ -123,12 +123,17 @@ class Transport:
             raise
         except APIStatusError as e:
             return self._judge(e, server)
-        except APITimeoutError:
-            trouble = Trouble(f"no answer within {self._settings.timeout_s:g} s", counts=True, billed=True)
+        except APITimeoutError as e:
+            within = f"no answer within {self._settings.timeout_s:g} s"
+            trouble = Trouble(within, counts=True, billed=_sent(e))
         except APIConnectionError as e:
-            trouble = Trouble(f"no server at {server.name} ({e.__cause__ or e})", counts=False)
+            sent = _sent(e)
+            said = f"{server.name} broke the connection" if sent else f"no server at {server.name}"
+            trouble = Trouble(f"{said} ({e.__cause__ or e})", counts=sent, billed=sent)
         except APIError as e:
             trouble = Trouble(self._tell(e), counts=True)
+        except ValueError as e:
+            trouble = Trouble(f"{server.name} sent no JSON ({short(str(e))})", counts=True, billed=True)
         else:
             usage = getattr(completion, "usage", None)
             used = getattr(usage, "total_tokens", None)
@@ -178,7 +183,7 @@ class Transport:
             why = f"{url} asks to come back in {wait:.0f} s ({said}): try again then"
         if why:
             self._servers.lost(server, why)
-        elif status == 429 or (status == 503 and wait):
+        elif status == 429 or (status >= 500 and wait):
             self._servers.throttled(server, said, wait=wait)
         elif status in _BUSY or status >= 500:
             self._servers.failed(server, said)
@@ -197,6 +202,12 @@ class Transport:
     def _backoff(self, attempt: int) -> float:
         known = self._settings
         return min(known.backoff_cap_s, known.backoff_s * 2 ** min(attempt - 1, 60)) * self._jitter.uniform(0.5, 1.0)
+
+
+def _sent(error: Exception) -> bool:
+    """Whether a message may have left before a connection failed: then it may be what broke it, or be paid for."""
+    # By name: the openai package changed from httpx to httpx2 between its versions.
+    return type(error.__cause__).__name__ not in ("NoneType", "ConnectError", "ConnectTimeout", "PoolTimeout")
 
 
 def retry_after(headers: Mapping[str, str]) -> float:

@@ -135,7 +135,7 @@ def ask_swapped(
     pictures: Fill | None,
     count: int,
 ) -> tuple[list[Reply | None], JobReport]:
-    """Ask the first `count` answered pairs again with their sides swapped, within what the limits leave.
+    """Ask the first `count` answered pairs again with their sides swapped, within the limits.
 
     Returns a reply a query, None where it was not asked, and what that took.
 
@@ -145,7 +145,7 @@ def ask_swapped(
     known = ledger.answers(report.keys)
     answered = [i for i, key in enumerate(report.keys) if key in known][:count]
     again = [queries[i].swapped() for i in answered]
-    found = run_job(again, labeler, ledger=ledger, limits=rest(limits, report), pictures=pictures)
+    found = run_job(again, labeler, ledger=ledger, limits=limits, pictures=pictures)
     answers = ledger.answers(found.keys)
     replies: list[Reply | None] = [None] * len(queries)
     for i, key in zip(answered, found.keys, strict=True):

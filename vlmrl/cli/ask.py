@@ -41,6 +41,8 @@ class Asked:
     """One to each pair, made of all that were given."""
     served: Sequence[str] = ()
     """Models that answered, as their servers call them."""
+    fewer: int = 0
+    """Replies made of fewer answers than was wanted: a limit cut votes or the other order, or they cannot be read."""
 
 
 def ask(
@@ -86,6 +88,8 @@ def ask(
     if difference is None and "truth/progress" in store.columns():
         at_end = asking.shown("preference") == "before_after"
         difference = differences(queries, true_progress(store, at_end=at_end))
+    counted = votes + (swapped if both else [])
+    times = [sum(some[i] is not None for some in counted) for i in range(len(queries))]
     given = [reply for some in votes + swapped for reply in some if reply is not None]
     return Asked(
         report=total(reports, replies),
@@ -94,6 +98,7 @@ def ask(
         cost=sum((reply.cost for some in votes for reply in some if reply is not None), Cost()),
         replies=replies,
         served=sorted({reply.served for reply in given if reply.served}),
+        fewer=sum(0 < count < len(voters) * (2 if both else 1) for count in times),
     )
 
 
@@ -121,7 +126,7 @@ def total(reports: Sequence[JobReport], replies: Sequence[Reply | None]) -> JobR
         cost=sum((report.cost for report in reports), Cost()),
         seconds=sum(report.seconds for report in reports),
         verdicts={v.value: found[v.value] for v in Verdict},
-        stopped_by="interrupt" if "interrupt" in stops else reports[0].stopped_by,
+        stopped_by="interrupt" if "interrupt" in stops else next(iter(stops), ""),
     )
 
 

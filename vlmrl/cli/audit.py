@@ -13,7 +13,7 @@ from vlmrl.annotate.assessment.figures import Reference, Slices, assess, persons
 from vlmrl.annotate.assessment.page import write
 from vlmrl.annotate.assessment.text import text
 from vlmrl.annotate.audit import DIGITS
-from vlmrl.annotate.opinions import Judged, Opinion, gather, read_opinions
+from vlmrl.annotate.opinions import Judged, Opinion, gather, read_opinions, spent
 from vlmrl.annotate.people.review import quality
 from vlmrl.errors import ConfigError, DataError
 from vlmrl.runfolder import masked, provenance, write_json
@@ -46,9 +46,11 @@ def main(content: Mapping[str, Any], folder: Path) -> None:
     config = configuration.build(AuditConfig, content, where="audit")
     store = Store.open(config.store)
     pairs = judged_pairs(config, store)
+    with Ledger(config.ledger) as ledger:
+        paid = spent(ledger, store, sentence=config.sentence)
     names = sorted({o.annotator for j in pairs for o in j.opinions})
     people = persons(names, config.people)
-    found = assess(pairs, reference(config, store, pairs, people), slices(store, pairs), people=people)
+    found = assess(pairs, reference(config, store, pairs, people), slices(store, pairs), people=people, paid=paid)
     found |= {"store": config.store, "crossing": [j.pair.id for j in pairs if crossing(j)]}
     write_json(folder / "config.json", masked(dict(content)))
     write_json(folder / "meta.json", provenance() | {"store": store.hash})

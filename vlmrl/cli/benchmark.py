@@ -15,6 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from vlmrl import config as configuration
 from vlmrl.annotate import Ledger, Limits, load_labeler, sample_pairs, true_progress
+from vlmrl.annotate.asking import Asking
 from vlmrl.annotate.assessment.benchmark import write_benchmark
 from vlmrl.annotate.assessment.figures import Reference, assess
 from vlmrl.annotate.assessment.text import share, table
@@ -23,7 +24,8 @@ from vlmrl.annotate.people.question import Pair
 from vlmrl.annotate.recorded import read
 from vlmrl.annotate.stress import RULES
 from vlmrl.annotate.trust import differences
-from vlmrl.cli.ask import ask, make_labeler
+from vlmrl.cli.ask import ask, left, make_labeler
+from vlmrl.cli.asking import pick_prompt, pictures
 from vlmrl.cli.audit import slices
 from vlmrl.cli.label import pick_camera, pick_sentence
 from vlmrl.cli.stress import stress
@@ -163,7 +165,8 @@ def score(
     row: dict[str, Any] = {"settings": masked(entry)}
     try:
         settings = composed(entry)
-        answerer = make_labeler(settings, store, camera=camera, sentence=queries[0].instruction)
+        prompt = pick_prompt(store, "preference", Asking())
+        answerer = make_labeler(settings, store, camera=camera, sentence=queries[0].instruction, prompt=prompt)
         row["labeler"] = answerer.name
         asked = ask(
             queries,
@@ -173,10 +176,11 @@ def score(
             limits=config.limits,
             check_order=config.check_order,
             difference=difference,
+            pictures=pictures(store, Asking(), question="preference", camera=camera),
         )
         if config.stress:
             place = (settings, store, camera, queries[: config.stress], difference[: config.stress])
-            limits, wrong = config.limits, config.wrong_sentence
+            limits, wrong = left(config.limits, [asked.report]), config.wrong_sentence
             row["stress"] = stress(*place, book=book, limits=limits, wrong=wrong, seed=config.seed)
     except VlmrlError as error:
         return row | {"error": str(error)}, []

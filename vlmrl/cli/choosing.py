@@ -81,6 +81,9 @@ def chosen(
     """Draw the audit, take what the ledger holds if wanted, and choose the rest in rounds.
 
     `ask_about` runs a job about pairs, within what the jobs before it left of the limits.
+
+    Raises:
+        KeyboardInterrupt: if such a job was interrupted: the rest of the pairs must not be paid for.
     """
     config, store = drawing.config, drawing.store
     audit, episodes = _audit(drawing)
@@ -97,6 +100,8 @@ def chosen(
             continue
         train = FramePairs(store, drawing.camera, drawing.sentence, rows)
         reports.append(ask_about(audit + train, reports))
+        if reports[-1].stopped_by == "interrupt":
+            raise KeyboardInterrupt
         if reports[-1].stopped_by:
             break
         keys = reports[-1].keys[len(audit) :]

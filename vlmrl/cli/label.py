@@ -103,6 +103,8 @@ class Labels:
     """What the labeler tells about itself."""
     served: Sequence[str] = ()
     """Models that answered, as their servers call them."""
+    fewer: int = 0
+    """Pairs whose label is made of fewer answers than was wanted."""
     show: str = "frame"
     """How the items were shown."""
     audit: Preferences | None = None
@@ -188,6 +190,8 @@ def from_labeler(
     print(describe(labels.report))
     if how := several(config.ask):
         print(how)
+    if labels.fewer:
+        print(f"{labels.fewer} of these labels are made of fewer answers than that")
     if len(labels.served) > 1:
         print(f"these answers come of different models: {', '.join(labels.served)}")
     print(f"on these data: {labels.trust}")
@@ -296,7 +300,7 @@ def annotate(
     train = freeze(queries[audit:], report.keys[audit:], replies[audit:])
     kept = freeze(queries[:audit], report.keys[:audit], replies[:audit]) if audit else None
     shown = asking.shown("preference")
-    return Labels(queries[audit:], report, train, asked.trust, asked.facts, asked.served, shown, kept)
+    return Labels(queries[audit:], report, train, asked.trust, asked.facts, asked.served, asked.fewer, shown, kept)
 
 
 def together(last: JobReport, before: Sequence[JobReport]) -> JobReport:
@@ -308,6 +312,7 @@ def together(last: JobReport, before: Sequence[JobReport]) -> JobReport:
         cached=last.cached - asked,
         cost=sum((report.cost for report in before), last.cost),
         seconds=last.seconds + sum(report.seconds for report in before),
+        stopped_by=last.stopped_by or next((report.stopped_by for report in before if report.stopped_by), ""),
     )
 
 
@@ -403,6 +408,7 @@ def as_json(labels: Labels, store: Store) -> dict[str, Any]:
         "total": report.total,
         "verdicts": dict(report.verdicts),
         "stopped_by": report.stopped_by,
+        "fewer_answers": labels.fewer,
         "unreadable": report.unreadable,
         "calls": report.cost.calls,
         "tokens": report.cost.prompt_tokens + report.cost.completion_tokens,

@@ -27,7 +27,7 @@ class RouteConfig:
     ledger: str = "runs/labels.db"
     """Where the answers are, and the people's queue."""
     budget: int = 100
-    """Pairs that people are asked about, in all runs of this command together."""
+    """Pairs on the people's queue after this command: those of runs before and those that `serve` drew count too."""
     by: str = "doubt"
     """Why a pair is doubtful: order (another answer with sides swapped), ensemble (labelers apart), soft (probability
     near one half), doubt (order and ensemble before soft), or random, to compare with."""

@@ -7,11 +7,13 @@ import numpy as np
 from jaxtyping import Float, Float64
 
 from vlmrl import config as configuration
-from vlmrl.annotate import Ledger, Limits, Pictures, judge, run_job
+from vlmrl.annotate import JobReport, Ledger, Limits, judge, run_job
 from vlmrl.annotate.alter import alter
+from vlmrl.annotate.asking import Asking
 from vlmrl.annotate.question import picture_digest
 from vlmrl.annotate.stress import CONDITIONS, Spoilt, compare, exposed, pictured, spoil, unmarked
-from vlmrl.cli.ask import make_labeler
+from vlmrl.cli.ask import left, make_labeler
+from vlmrl.cli.asking import pick_prompt, pictures
 from vlmrl.encoder import DualEncoder
 from vlmrl.store import Store
 from vlmrl.types import Item, Labeler, Query, Reply
@@ -29,18 +31,20 @@ def stress(
     wrong: str,
     seed: int,
 ) -> dict[str, Any]:
-    """Return a row a condition, the pairs as they are first, and what the rules say.
+    """Return a row a condition, the pairs as they are first, and what the rules say; all keep to the limits together.
 
     Raises:
         LabelerError: if the labeler cannot go on; what was answered is kept.
     """
     plain: list[Reply | None] = []
     rows: list[dict[str, Any]] = []
+    reports: list[JobReport] = []
     for condition in ("as they are", *CONDITIONS):
         spoilt = spoil(condition, queries, np.random.default_rng(seed), wrong=wrong)
-        asked = pictured(spoilt, queries, Pictures(store))
+        asked = pictured(spoilt, queries, pictures(store, Asking(), question="preference", camera=camera))
         answerer = _labeler(settings, store, camera, spoilt, sentence=asked[0].instruction)
-        report = run_job(asked, answerer, ledger=book, limits=limits)
+        report = run_job(asked, answerer, ledger=book, limits=left(limits, reports))
+        reports.append(report)
         answers = book.answers(report.keys)
         replies = [answers.get(key) for key in report.keys]
         plain = plain or replies
@@ -53,7 +57,8 @@ def stress(
 def _labeler(settings: Mapping[str, Any], store: Store, camera: str, spoilt: Spoilt, *, sentence: str) -> Labeler:
     """The labeler; the judge, which looks pictures up by itself, is given the spoilt ones."""
     if settings["name"] != "judge":
-        return make_labeler(settings, store, camera=camera, sentence=sentence)
+        prompt = pick_prompt(store, "preference", Asking())
+        return make_labeler(settings, store, camera=camera, sentence=sentence, prompt=prompt)
     config = configuration.build(judge.Config, settings, where="labeler")
     encoder = DualEncoder.load(config.checkpoint, device=config.device)
     stored = judge.stored(store, camera, encoder)

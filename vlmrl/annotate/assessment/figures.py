@@ -38,8 +38,18 @@ Slices = Mapping[str, Callable[[Judged], str]]
 """Name of a division to the part that a pair is in."""
 
 
-def assess(pairs: Sequence[Judged], reference: Reference, slices: Slices, *, people: Sequence[str]) -> dict[str, Any]:
-    """Return all figures, JSON-ready; `people` are the annotators that are persons."""
+def assess(
+    pairs: Sequence[Judged],
+    reference: Reference,
+    slices: Slices,
+    *,
+    people: Sequence[str],
+    paid: Mapping[str, Cost] | None = None,
+) -> dict[str, Any]:
+    """Return all figures, JSON-ready; `people` are the annotators that are persons.
+
+    `paid` is what the replies of each annotator took, those without an answer too; by default, what these answers did.
+    """
     names = sorted({o.annotator for j in pairs for o in j.opinions})
     gaps = {j.pair.id: reference.gap(j) for j in pairs}
     episodes = [shown_episodes((j.pair.a, j.pair.b)) for j in pairs]
@@ -48,7 +58,15 @@ def assess(pairs: Sequence[Judged], reference: Reference, slices: Slices, *, peo
         "pairs": len(pairs),
         "reference": reference.name,
         "annotators": [
-            _annotator(name, pairs, gaps, slices, graded=reference.graded, compared=name not in reference.annotators)
+            _annotator(
+                name,
+                pairs,
+                gaps,
+                slices,
+                graded=reference.graded,
+                compared=name not in reference.annotators,
+                paid=(paid or {}).get(name),
+            )
             for name in names
         ],
         "alpha": {
@@ -76,6 +94,7 @@ def _annotator(
     *,
     graded: bool,
     compared: bool,
+    paid: Cost | None,
 ) -> dict[str, Any]:
     own = [(j, o) for j in pairs if (o := j.by(name))]
     everything = [o for j in pairs for o in j.opinions if o.annotator == name]
@@ -88,7 +107,7 @@ def _annotator(
         "position": position(pairs, name).as_json(),
         "transitivity": transitivity(pairs, name).as_json(),
         "both_ways": rate(sum(x.verdict is y.verdict.swapped() for x, y in ways), len(ways)),
-        "cost": _cost(everything),
+        "cost": _cost(everything, paid),
     }
     if compared:
         known = [(j, o, gap) for j, o in own if (gap := gaps[j.pair.id]) is not None]
@@ -97,7 +116,8 @@ def _annotator(
         found["by_gap"] = _by_gap(known) if graded else []
         found["calibration"] = _calibration(known)
         correct = sum(_is_right(o, gap) for _, o, gap in known if gap and o.verdict in _SIDES)
-        usd = sum(o.cost.usd for _, o, gap in known if gap)
+        # All that was paid, but for the share of pairs whose label is neither right nor wrong.
+        usd = found["cost"]["usd"] * sum(gap != 0 for *_, gap in known) / max(1, len(own))
         found["cost"] |= {"correct": correct, "usd_per_correct": usd / correct if correct else None}
     return found
 
@@ -147,8 +167,9 @@ def _calibration(known: Known) -> dict[str, Any]:
     return reliability(np.array([p for p, _ in told], np.float64), np.array([a for _, a in told], np.bool_))
 
 
-def _cost(opinions: Sequence[Opinion]) -> dict[str, Any]:
-    total = sum((o.cost for o in opinions), Cost())
+def _cost(opinions: Sequence[Opinion], paid: Cost | None) -> dict[str, Any]:
+    """What was paid, by default for these opinions: one question that several pairs share counts once."""
+    total = paid or sum({o.key or str(i): o.cost for i, o in enumerate(opinions)}.values(), Cost())
     times = sorted(o.cost.latency_s for o in opinions)
     return {
         "usd": total.usd,

@@ -78,7 +78,7 @@ class Queue:
         return self._queued(person, state) or self._relabelled(person, state, generator)
 
     def answer(self, key: str, person: str, verdict: Verdict, *, seconds: float = 0.0) -> bool:
-        """Write an answer down; False, and nothing is written, where the question has another one already.
+        """Write an answer down; False, and it counts for nothing, where the question has another one already.
 
         Raises:
             DataError: if there is no such question to this person.
@@ -92,8 +92,7 @@ class Queue:
         if state.open[key].sighted or state.open[key].repeat not in ("", person):
             raise DataError(f"question {key[:12]} is not for {person}")
         reply = Reply(verdict, person, text=verdict.value, cost=Cost(latency_s=seconds))
-        self.ledger.record([(key, reply)], owner=person)
-        return True
+        return not self.ledger.record([(key, reply)], owner=person)
 
     def take_back(self, person: str) -> PersonQuestion | None:
         """Let a person's last answer count no more and give them that question again; None where there is none."""

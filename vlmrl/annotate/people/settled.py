@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from vlmrl.annotate.audit import TRAINED
+from vlmrl.annotate.keys import NO_KEY
 from vlmrl.annotate.ledger import Ledger
 from vlmrl.annotate.people.question import Pair
 from vlmrl.annotate.people.state import Given, Reader
@@ -13,14 +14,17 @@ from vlmrl.types import Query, Reply, Verdict
 
 
 def people_above(ledger: Ledger, queries: Sequence[Query], keys: Sequence[str]) -> dict[str, Reply]:
-    """Return people's common answer to each question whose pair they judged, by the question's key."""
+    """Return people's common answer to each question whose pair they judged, by the question's key.
+
+    Queries that were not looked at have no key of their own, and get none.
+    """
     by_pair: defaultdict[str, list[Given]] = defaultdict(list)
     for one in Reader(ledger).read().given:
         by_pair[one.question.pair].append(one)
     found: dict[str, Reply] = {}
     for query, key in zip(queries, keys, strict=True) if by_pair else ():
         pair = Pair(query.items[0], query.items[1], query.instruction)
-        if given := by_pair.get(pair.id):
+        if key != NO_KEY and (given := by_pair.get(pair.id)):
             found[key] = common(pair, given)
     return found
 
