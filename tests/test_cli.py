@@ -86,7 +86,7 @@ def test_the_paper_variant_is_the_reference_implementation_s_setting() -> None:
         (["pears=10"], r"unknown key 'pears' in the settings; did you mean 'pairs'\?"),
         (
             ["learner=iqll"],
-            r"unknown learner 'iqll'; have: bc, calql, cql, .*, iql, iql_paper, sac, td3bc$",
+            r"unknown learner 'iqll'; have: bc, calql, cpl, cql, .*, iql, iql_paper, sac, td3bc$",
         ),
         (["pairs=many"], r"many.*"),
         (["pairs"], r"'pairs' is not of the form key=value"),
