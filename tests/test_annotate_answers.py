@@ -101,9 +101,9 @@ def test_the_model_that_answered_is_written_down_and_another_is_refused(tmp_path
     assert ask(told("0", model="n"), answers_as="n")[0].answer is Verdict.A_BETTER
 
     def switched(request, number):
-        return Answer(body=body(request, "0", model=f"m-{number}"))
+        return Answer(body=body(request, "0", model=f"m-00{number}"))
 
-    with pytest.raises(LabelerError, match=r"has answered as model 'm-0' and now does as 'm-1': it was changed"):
+    with pytest.raises(LabelerError, match=r"has answered as model 'm-000' and now does as 'm-001': it was changed"):
         ask(switched, query(), query())
 
 

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from annotate_fakes import FakeLabeler, FakeStore
+from annotate_fakes import FakeLabeler
+from people_fakes import make_store
 
 from vlmrl.annotate import JobReport, Ledger, Limits, Pictures, sample_pairs
 from vlmrl.annotate.asking import Asking
@@ -26,11 +27,8 @@ class Voter(FakeLabeler):
 
 
 @pytest.fixture
-def store():
-    found = FakeStore()
-    found.columns = list
-    found.episodes.task = ["of no name"]
-    return found
+def store(tmp_path: Path):
+    return make_store(tmp_path)
 
 
 @pytest.fixture
@@ -40,7 +38,7 @@ def ledger(tmp_path: Path):
 
 
 def draw(store, count=20):
-    return sample_pairs(store, "front", count=count, instruction="x", generator=np.random.default_rng(0))
+    return sample_pairs(store, "eye", count=count, instruction="x", generator=np.random.default_rng(0))
 
 
 def asked(store, ledger, voters, most, **asking):
@@ -67,15 +65,15 @@ def test_what_cut_further_votes_is_told(store, ledger):
     assert (found.report.stopped_by, found.fewer) == ("max_calls", 10)
 
 
-def test_ctrl_c_in_a_round_of_choice_asks_nothing_more(store):
+def test_ctrl_c_in_a_round_of_choice_asks_nothing_more(store, ledger):
     jobs = []
 
     def ask_about(some, before):
         jobs.append(len(some))
         return JobReport(stopped_by="interrupt")
 
-    drawing = Drawing(store, "front", "x", 0, Choice(method="disagreement", rounds=2))
-    how = {"book": None, "labeler": "fake", "reward": preference.Config(), "metrics": Path("unused")}
+    drawing = Drawing(store, "eye", "x", 0, Choice(method="disagreement", rounds=2))
+    how = {"book": ledger, "labeler": "fake", "reward": preference.Config(), "metrics": Path("unused")}
     with pytest.raises(KeyboardInterrupt):
         chosen(drawing, 20, ask_about=ask_about, **how)
     assert jobs == [10]
@@ -94,5 +92,5 @@ def test_all_conditions_of_the_stress_test_keep_to_the_limits_together(store, le
 
     monkeypatch.setattr(stressing, "make_labeler", make)
     how = {"book": ledger, "limits": Limits(max_calls=30), "wrong": "sing", "seed": 0}
-    stressing.stress({"name": "fake"}, store, "front", draw(store), np.ones(20), **how)
+    stressing.stress({"name": "fake"}, store, "eye", draw(store), np.ones(20), **how)
     assert sum(len(one.asked) for one in labelers) == 30
