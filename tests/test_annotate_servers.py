@@ -235,7 +235,7 @@ def test_a_server_that_is_gone_for_good_ends_the_job_with_its_name_and_keeps_the
 
     with (
         serve(dying) as server,
-        pytest.raises(LabelerError, match=r"no server has answered for .*http://127.0.0.1") as e,
+        pytest.raises(LabelerError, match=r"no server has answered for") as e,
     ):
         run([server.url], tmp_path, patience_s=0.5)
     assert server.url in str(e.value)
