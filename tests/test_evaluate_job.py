@@ -313,6 +313,10 @@ def test_an_episode_of_the_behaviour_policy_depends_on_its_seed_alone(short: Tas
     assert list(whole.episodes) == apart[::-1]
     assert len({e.length for e in whole.episodes}) == 1
     assert 0 < whole.success.mean() < 1
+    # In equal parts over the seeds: the very episodes of the expert and of random actions by turns.
+    seeds = evaluation_seeds(8)
+    parts = [rollout(short, collect.GradedPolicy(short, (share,)), seeds).episodes for share in (0.0, 1.0)]
+    assert list(whole.episodes) == [parts[k % 2][k] for k in range(8)]
 
 
 def test_a_store_of_another_version_of_the_task_is_not_gone_on_with(short: Task, tmp_path: Path) -> None:

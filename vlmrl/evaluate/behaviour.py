@@ -7,7 +7,7 @@ of Offline RL-VLM-F). What an episode was made with goes into its `source`; lear
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from jaxtyping import Bool, Float, Float32
@@ -47,8 +47,8 @@ def grades(policies: Sequence[str], noise: Sequence[float]) -> list[Grade]:
 class GradedPolicy:
     """The behaviour policy of collected data: episode k is made by grade k, starting over after the last.
 
-    `width` is the number of actions; without it, random actions ask the task's simulation for it. `drawn`: an episode's
-    own generator picks its grade instead, so that what comes of a seed does not depend on the episodes before it.
+    `width` is the number of actions; without it, random actions ask the task's simulation for it. `by_seed`: the
+    seeds of the episodes' generators are dealt the grades in turn, so that none depends on the episodes before it.
 
     Raises:
         ConfigError: if a policy is neither known by name nor the folder of a saved one, or the task has no expert.
@@ -63,9 +63,9 @@ class GradedPolicy:
         policies: Sequence[str] = (EXPERT,),
         *,
         width: int | None = None,
-        drawn: bool = False,
+        by_seed: bool = False,
     ) -> None:
-        self.task, self.grades, self.drawn = task, grades(policies, noise), drawn
+        self.task, self.grades, self.by_seed = task, grades(policies, noise), by_seed
         self._makers = {policy: _maker(task, policy, width) for policy in policies}
         self._robots: dict[int, tuple[Expert, float, np.random.Generator]] = {}
         self.episode = 0
@@ -74,8 +74,8 @@ class GradedPolicy:
     def reset(self, mask: Bool[np.ndarray, " B"], instructions: Sequence[str], generator: np.random.Generator) -> None:
         """Give each robot that starts a grade, somebody to act, and its chance."""
         for k in np.flatnonzero(mask).tolist():
-            turn = int(generator.integers(len(self.grades))) if self.drawn else self.episode % len(self.grades)
-            grade = self.grades[turn]
+            turn = _seed(generator) if self.by_seed else self.episode
+            grade = self.grades[turn % len(self.grades)]
             actor = self._makers[grade.policy]()
             actor.reset(int(generator.integers(2**31)))
             self._robots[k] = (actor, grade.noise, generator)
@@ -99,6 +99,11 @@ class GradedPolicy:
             return f"{self.task.name} random actions"
         who = "scripted expert" if grade.policy == EXPERT else f"saved policy {_fingerprint(grade.policy)}"
         return f"{self.task.name} {who}, {grade.noise:.0%} random actions"
+
+
+def _seed(generator: np.random.Generator) -> int:
+    """The first number that a generator was made from: in a rollout the seed of its episode."""
+    return int(np.ravel(cast("Any", generator.bit_generator.seed_seq).entropy)[0])
 
 
 def check_policies(task: Task, policies: Sequence[str]) -> None:

@@ -102,7 +102,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Mixture(Candidate):
-    """Those who made a store: an episode's own chance says who acts, and with how much noise."""
+    """Those who made a store: an episode's seed says who acts, and with how much noise, in equal parts."""
 
     policies: tuple[str, ...] = ("expert",)
     shares: tuple[float, ...] = (0.0,)
@@ -115,7 +115,7 @@ class Mixture(Candidate):
 
     def make(self, task: Task) -> Policy:
         """The behaviour policy, remembering nothing."""
-        return GradedPolicy(task, self.shares, self.policies, drawn=True)
+        return GradedPolicy(task, self.shares, self.policies, by_seed=True)
 
     def key(self) -> dict[str, Any]:
         """What decides what it does."""
