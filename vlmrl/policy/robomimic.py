@@ -203,10 +203,9 @@ class RobomimicPolicy:
             content = torch.load(place, map_location="cpu", weights_only=True)
         except Exception as error:  # torch gives no names to all that can be wrong with a file
             raise DataError(f"{place} cannot be read as numbers and text alone: {error}") from error
-        if not isinstance(content, dict) or (missing := [key for key in _WANTED if key not in content]):
+        if not isinstance(content, dict) or any(key not in content for key in _WANTED):
             found = ", ".join(map(str, content)) if isinstance(content, dict) else type(content).__name__
             raise DataError(f"{place} is no checkpoint of robomimic: {', '.join(_WANTED)} wanted, found {found}")
-        del missing
         normaliser = {
             key: {kind: np.asarray(value, np.float32)[0] for kind, value in pair.items()}
             for key, pair in (content.get("obs_normalization_stats") or {}).items()
