@@ -332,7 +332,7 @@ def either(n: int = 1000) -> Transitions:
 @pytest.mark.parametrize(
     ("name", "config"),
     [
-        ("diffusion", diffusion.Config(updates=400, **TINY)),
+        ("diffusion", diffusion.Config(updates=400, **WIDE)),
         ("flow", flow.Config(updates=600, steps=10, **WIDE)),
     ],
 )
@@ -348,7 +348,7 @@ def test_both_of_two_ways_are_learned_and_nothing_between(name: str, config: Any
 def test_idql_takes_the_better_of_two_ways_and_is_its_parts_reranked(tmp_path: Path) -> None:
     data = either()
     critic = iql.Config(hidden=(32, 32), lr=3e-3, compile="never")
-    config = idql.Config(updates=400, samples=8, critic=critic, actor=diffusion.Config(**TINY))
+    config = idql.Config(updates=400, samples=8, critic=critic, actor=diffusion.Config(**WIDE))
     policy = trained("idql", config, data)
     LearnedPolicy(policy, "idql", facts={"a": 1}).save_pretrained(tmp_path)
     saved = LearnedPolicy.from_pretrained(tmp_path)
