@@ -65,7 +65,7 @@ def table(
     results: Mapping[str, Sequence[Rollouts]], *, baselines: Sequence[str], trained: Mapping[str, bool]
 ) -> list[Row]:
     """One row an arm; `results` holds the rollouts of each arm's training seeds, in the order of the seeds."""
-    success = {arm: _stack(rollouts) for arm, rollouts in results.items()}
+    success = {arm: stacked(rollouts) for arm, rollouts in results.items()}
     rows = []
     for arm, rollouts in results.items():
         others = [b for b in baselines if b in success and b != arm]
@@ -99,7 +99,8 @@ def text(rows: Sequence[Row]) -> str:
     return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
 
 
-def _stack(rollouts: Sequence[Rollouts]) -> Float[np.ndarray, "seeds episodes"]:
+def stacked(rollouts: Sequence[Rollouts]) -> Float[np.ndarray, "seeds episodes"]:
+    """Success of each training seed's episodes, 0 or 1."""
     return np.stack([r.success.astype(np.float64) for r in rollouts])
 
 
