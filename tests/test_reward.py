@@ -9,6 +9,9 @@ import pytest
 import torch
 from torch import nn
 
+from vlmrl import config as configuration
+from vlmrl.cli import jobs
+from vlmrl.cli import score as scoring
 from vlmrl.errors import ConfigError, DataError
 from vlmrl.reward import REWARDERS, fit, network, preference, rewarder
 from vlmrl.reward.distill import distill
@@ -257,6 +260,22 @@ def keeps_contract(made: Rewarder) -> None:
         np.testing.assert_array_equal(value, again)
     assert made.name in REWARDERS
     assert isinstance(made.provenance(), dict)
+
+
+def test_a_saved_reward_is_written_into_other_logs(store: Store, tmp_path: Path) -> None:
+    made = untrained()
+    made.save_pretrained(tmp_path / "reward")
+    jobs.register()
+    base = [f"store={store.path}", "rewarder=saved", "draw=false"]
+    given = [*base, f"rewarder.folder={tmp_path / 'reward'}", "name=known"]
+    scoring.main(configuration.compose("score", given), tmp_path / "run")
+    store.refresh()
+    for values, kept in zip(made.column(store), ("mean", "std"), strict=True):
+        np.testing.assert_allclose(store.column(f"reward/known/{kept}"), values, atol=1e-6)
+    with pytest.raises(ConfigError, match="vlmrl label and vlmrl run write such models"):
+        scoring.main(configuration.compose("score", base), tmp_path / "run")
+    with pytest.raises(DataError, match="config.json is missing"):
+        scoring.main(configuration.compose("score", [*base, f"rewarder.folder={tmp_path}"]), tmp_path / "run")
 
 
 def test_an_unknown_rewarder_is_named_with_the_choices() -> None:

@@ -48,7 +48,8 @@ EXAMPLES = {
     "score": """
   vlmrl score store=runs/mine                     how far each frame is from each episode's sentence
   vlmrl score store=runs/mine sentence='open the drawer' rewarder.checkpoint=openai/clip-vit-base-patch32
-  vlmrl score store=runs/mine rewarder.alpha=0.5 rewarder.goals=['an open drawer'] rewarder.baselines=['a drawer']""",
+  vlmrl score store=runs/mine rewarder.alpha=0.5 rewarder.goals=['an open drawer'] rewarder.baselines=['a drawer']
+  vlmrl score store=runs/new rewarder=saved rewarder.folder=runs/label/reward   a reward distilled on other logs""",
     "train": """
   vlmrl train store=runs/mine reward=COLUMN       COLUMN as `vlmrl data show runs/mine` lists it
   vlmrl train store=runs/mine learner=bc seeds=[0,1,2]""",

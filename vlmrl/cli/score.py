@@ -22,8 +22,8 @@ from vlmrl.store import Store
 from vlmrl.store.strip import strip
 from vlmrl.types import Rewarder
 
-SCORERS = {name: REWARDERS[name] for name in ("clip", "constant", "ground_truth")}
-"""Rewarders that need no training; `vlmrl label` makes the others."""
+SCORERS = {name: REWARDERS[name] for name in ("clip", "constant", "ground_truth", "saved")}
+"""Rewarders that need no training here; `vlmrl label` makes those that `saved` reads."""
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ REWARDERS = {
     "constant": "vlmrl.reward.constant",
     "ground_truth": "vlmrl.reward.ground_truth",
     "preference": "vlmrl.reward.preference",
+    "saved": "vlmrl.reward.saved",
     "success": "vlmrl.reward.success",
 }
 
