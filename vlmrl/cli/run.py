@@ -141,6 +141,7 @@ def plan(
             curve_task=content["task"],
             curve_every=config.evaluate.curve_every,
             curve_episodes=config.evaluate.curve_episodes,
+            tracker=config.tracker,
         )
         for (arm, seed), column in rewards.items()
     ]

@@ -15,8 +15,9 @@ from vlmrl.reward.preference import Config as RewardConfig
 from vlmrl.runfolder import flatten, read_json
 from vlmrl.sim import Task, load_task, make, task_names
 from vlmrl.store import Store
+from vlmrl.tracking import TrackerName
 
-FREE = ("arms", "seeds", "evaluate", "limits", "ledger", "check_order", "workers", "out")
+FREE = ("arms", "seeds", "evaluate", "limits", "ledger", "check_order", "workers", "tracker", "out")
 """Settings that may change when a run is gone on with: results are keyed by them, or do not depend on them."""
 
 ARMS = ("behaviour", "bc", "constant", "learned", "ground_truth")
@@ -73,6 +74,8 @@ class RunConfig:
     seeds: tuple[int, ...] = (0,)
     """Training seeds; each trains its own reward and its own policies. One is a smoke test, five make a claim."""
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    tracker: TrackerName = "jsonl"
+    """Where the figures of training go besides metrics.jsonl: tensorboard or wandb, as of `vlmrl train`."""
     workers: int = 0
     """Processes that collect, and training runs side by side; 0: as many as there are processors."""
 

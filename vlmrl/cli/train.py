@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Generator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from vlmrl.runfolder import Metrics, masked, provenance, read_json, write_json
 from vlmrl.sim import load_task, make
 from vlmrl.store import Store
 from vlmrl.store.autoreset import autoresets
+from vlmrl.tracking import TrackerName, tracked
 from vlmrl.types import Transitions
 
 WIDEST = 8
@@ -62,6 +63,9 @@ class TrainConfig:
     curve_episodes: int = 10
     workers: int = 0
     """Processes side by side, one thread each; 0: as many as there are processors."""
+    tracker: TrackerName = "jsonl"
+    """Where figures go besides metrics.jsonl: tensorboard (event files beside it), or wandb (settings in its own
+    environment variables)."""
     together: bool = True
     """Train the seeds of a process as one batched program, where the learner can (iql, bc): the same numbers up to
     rounding in less time. false: each alone, bit for bit as it would be without the others."""
@@ -88,6 +92,7 @@ class Training:
     sampling: Sampling = field(default_factory=Sampling)
     clip_norm: float = 0.0
     resume: bool = True
+    tracker: TrackerName = "jsonl"
 
     @property
     def done(self) -> bool:
@@ -168,6 +173,7 @@ def main(content: Mapping[str, Any], folder: Path) -> None:
             config.sampling,
             config.clip_norm,
             config.resume,
+            config.tracker,
         )
         for seed in config.seeds
     ]
@@ -218,7 +224,7 @@ def train(bundle: Sequence[Training]) -> None:
             transitions,
             config,
             seeds=[training.seed for training in bundle],
-            metrics=[Metrics(folder / "metrics.jsonl") for folder in folders],
+            metrics=[stack.enter_context(metrics(training)) for training in bundle],
             every=first.curve_every,
             at=[stack.enter_context(curve(training)) for training in bundle],
             clip_norm=first.clip_norm,
@@ -236,6 +242,12 @@ def train(bundle: Sequence[Training]) -> None:
         # Last: the policy's config says that the training is done.
         LearnedPolicy(learned.policy, training.name, training.obs, facts).save_pretrained(folder)
     checkpoint.unlink(missing_ok=True)
+
+
+def metrics(training: Training) -> AbstractContextManager[Metrics]:
+    """Where the figures of a training go."""
+    path, name = Path(training.folder) / "metrics.jsonl", f"{training.name}, seed {training.seed}"
+    return tracked(training.tracker, path, run=name, facts=training.facts())
 
 
 @contextmanager
