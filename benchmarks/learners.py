@@ -6,7 +6,9 @@
 A RUN is the folder of a main job, whose logs, answers, reward columns and policies (behaviour, bc, iql on a constant,
 the learned and the true reward) are taken as they are; the other learners are trained on the same columns, for the same
 number of updates, and all are evaluated from the same initial states. Nothing is chosen by success: the last weights
-count. Chunks are drawn by smaller networks than the default ones (see SMALL). Resumable; one thread.
+count. Chunks are drawn by smaller networks than the default ones (see SMALL). `idql` is put together from its halves,
+the diffusion policy and the main job's IQL critic, which `learner=idql` trains side by side without a link between
+them. Resumable; one thread.
 """
 
 import os
@@ -25,7 +27,7 @@ gl.choose()
 
 from vlmrl.cli.train import Training, train_all  # noqa: E402
 from vlmrl.evaluate import job, results  # noqa: E402
-from vlmrl.evaluate.candidates import Arm, Candidate, Mixture  # noqa: E402
+from vlmrl.evaluate.candidates import Arm, Candidate, Mixture, Steering  # noqa: E402
 from vlmrl.evaluate.statistics import difference, rate  # noqa: E402
 from vlmrl.runfolder import read_json  # noqa: E402
 from vlmrl.sim import load_task  # noqa: E402
@@ -41,8 +43,9 @@ LEARNERS: dict[str, dict[str, Any]] = {
     "cpl": {},
     "diffusion": SMALL,
     "flow": SMALL,
-    "idql": {"actor": SMALL},
 }
+SAMPLES = 32
+"""Chunks among which the critic of idql chooses."""
 UNREWARDED = ("diffusion", "flow")
 """Learners that read no reward."""
 
@@ -68,6 +71,7 @@ def table(run: Path, learners: Sequence[str], seeds: int, workers: int) -> str:
     arms = {"behaviour": Arm("behaviour", (mixture(config),))}
     arms |= {name: Arm(name, candidates(folders)) for name, folders in of_run(run).items()}
     arms |= {name: Arm(name, candidates([t.folder for t in group])) for name, group in trained.items()}
+    arms |= idql(run, [t.folder for t in trained.get("diffusion", [])])
     found = job.evaluate(
         task, arms, job.Plan(config["evaluate"]["episodes"], workers=workers), run / "all", quiet=False
     )
@@ -134,6 +138,21 @@ def mixture(config: Mapping[str, Any]) -> Mixture:
     policy = config["collect"]["policy"]
     several = tuple(policy) if isinstance(policy, list) else (policy,)
     return Mixture("behaviour", policies=several, shares=tuple(config["collect"]["noise"]))
+
+
+def idql(run: Path, diffusion: Sequence[str]) -> dict[str, Arm]:
+    """IQL's critic over the diffusion policy of the same seed, for each reward."""
+    return {
+        f"idql, {reward}": Arm(
+            f"idql, {reward}",
+            tuple(
+                Candidate(folder, 0.0, Steering(str(run / "policies" / arm / f"seed{seed}" / "critic"), SAMPLES))
+                for seed, folder in enumerate(diffusion)
+            ),
+        )
+        for arm, reward in REWARDS.items()
+        if diffusion
+    }
 
 
 def candidates(folders: Sequence[str]) -> tuple[Candidate, ...]:
