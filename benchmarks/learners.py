@@ -17,7 +17,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import argparse
+import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,7 @@ from vlmrl.cli.train import Training, train_all  # noqa: E402
 from vlmrl.evaluate import job, results  # noqa: E402
 from vlmrl.evaluate.candidates import Arm, Candidate, Mixture, Steering  # noqa: E402
 from vlmrl.evaluate.statistics import difference, rate  # noqa: E402
+from vlmrl.learn import learner  # noqa: E402
 from vlmrl.runfolder import read_json  # noqa: E402
 from vlmrl.sim import load_task  # noqa: E402
 from vlmrl.store import Store  # noqa: E402
@@ -86,7 +89,8 @@ def plan(run: Path, learners: Sequence[str], seeds: int) -> dict[str, list[Train
     updates = read_json(run / "config.json")["learner"]["updates"]
     arms: dict[str, list[Training]] = {}
     for name in learners:
-        own = {"name": name, "updates": updates, **LEARNERS[name]}
+        defaults = json.loads(json.dumps(asdict(learner(name).Config())))
+        own = defaults | {"name": name, "updates": updates} | LEARNERS[name]
         if name in UNREWARDED:
             arms[name] = [training(run, name, own, None, seed) for seed in range(seeds)]
         elif name == "cpl":
