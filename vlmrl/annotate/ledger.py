@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from sqlalchemy import Connection, delete, func, select, update
+from sqlalchemy import Connection, delete, select, update
 
 from vlmrl.annotate import leases, schema
 from vlmrl.annotate.database import chunks, clock_of, insert, open_engine, transaction
@@ -194,8 +194,7 @@ class Ledger:
         with self.transaction(writes=True) as connection:
             now, keys = self._now(connection), sorted({key for key, _ in replies})
             rows, late = list[dict[str, Any]](), list[str]()
-            attempts = _attempts(connection, keys)
-            answered = {*leases.settled(connection, keys, attempts=None).answered}
+            attempts, answered = _replies(connection, keys)
             for key, reply in replies:
                 attempts[key] = attempts.get(key, 0) + 1
                 if reply.answer is not None and key in answered:
@@ -233,13 +232,16 @@ class Ledger:
         return self._since_boot() if shared is None else shared
 
 
-def _attempts(connection: Connection, keys: Sequence[str]) -> dict[str, int]:
-    """Return how many replies each question has; writers come one after another, so they count in turn."""
-    found: dict[str, int] = {}
+def _replies(connection: Connection, keys: Sequence[str]) -> tuple[dict[str, int], set[str]]:
+    """Return how many replies each question has, and which are answered; writers come in turn, so they count right."""
+    table = schema.reply.c
+    count, answered = dict[str, int](), set[str]()
     for some in chunks(keys):
-        count = select(schema.reply.c.question, func.count()).where(schema.reply.c.question.in_(some))
-        found |= {key: n for key, n in connection.execute(count.group_by(schema.reply.c.question))}
-    return found
+        wanted = select(table.question, table.answer_type).where(table.question.in_(some))
+        for key, kind in connection.execute(wanted):
+            count[key] = count.get(key, 0) + 1
+            answered |= {key} if kind != "none" else set()
+    return count, answered
 
 
 def _readable(keys: Sequence[str]) -> Any:

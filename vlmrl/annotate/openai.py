@@ -10,12 +10,12 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from vlmrl.annotate import completion as answers
-from vlmrl.annotate import encode
 from vlmrl.annotate.compare import CallFailedError, Picture, Said, UnfitError, compare
+from vlmrl.annotate.encode import Encoder
 from vlmrl.annotate.estimate import guess_tokens
 from vlmrl.annotate.prices import pick_price
 from vlmrl.annotate.script import COMPARE, Message, Protocols, Script, load_script
@@ -24,9 +24,6 @@ from vlmrl.annotate.transport import Settings, Transport
 from vlmrl.errors import ConfigError, LabelerError
 from vlmrl.runfolder import masked
 from vlmrl.types import Cost, Kind, Query, Reply
-
-if TYPE_CHECKING:
-    from openai.types.chat import ChatCompletion
 
 
 @dataclass(frozen=True)
@@ -170,6 +167,12 @@ class OpenAI:
         self.price = pick_price(config.model, config.usd_per_million_prompt, config.usd_per_million_completion)
         self.priced = self.price is not None
         self._config, self._script, self._transport = config, script, transport
+        self._encoder = Encoder(
+            kind=config.image_format,
+            quality=config.jpeg_quality,
+            detail=config.detail,
+            most_mb=config.max_picture_mb,
+        )
         self._most_tokens: dict[str, int] = {}
         self._served, self._tells = "", True
 
@@ -230,15 +233,7 @@ class OpenAI:
             LabelerError: if the server cannot be used at all, or another model answers.
         """
         start, config = time.monotonic(), self._config
-        content = await asyncio.to_thread(
-            encode.parts,
-            message,
-            pictures,
-            kind=config.image_format,
-            quality=config.jpeg_quality,
-            detail=config.detail,
-            most_mb=config.max_picture_mb,
-        )
+        content = await asyncio.to_thread(self._encoder.parts, message, pictures)
         tokens = self._most_tokens.get(stage) or guess_tokens(message, pictures) + self._tokens(stage)
         completion, url, lost = await self._answer(content, stage, query, tokens)
         cost = self._cost(completion, tokens=tokens, stage=stage, latency_s=time.monotonic() - start)
@@ -254,7 +249,7 @@ class OpenAI:
 
     async def _answer(
         self, content: list[dict[str, Any]], stage: str, query: Query, tokens: int
-    ) -> "tuple[ChatCompletion, str, Cost]":
+    ) -> tuple[Any, str, Cost]:
         """Ask with what this question wants beside its text; without logprobs where nobody insists and none come."""
         last = stage == list(self._script.texts)[-1]
         wants = last and self._tells and self._wants_logprobs(query)
@@ -291,7 +286,7 @@ class OpenAI:
     def _tokens(self, stage: str) -> int:
         return self._config.label_tokens if stage == "label" else self._config.analysis_tokens
 
-    def _cost(self, completion: "ChatCompletion", *, tokens: int, stage: str, latency_s: float) -> Cost:
+    def _cost(self, completion: Any, *, tokens: int, stage: str, latency_s: float) -> Cost:
         """Return what an answer took; of a server that does not tell, as much as was expected, so that caps hold."""
         usage = getattr(completion, "usage", None)
         prompt, answer = (int(getattr(usage, key, 0) or 0) for key in ("prompt_tokens", "completion_tokens"))

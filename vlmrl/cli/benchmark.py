@@ -27,7 +27,7 @@ from vlmrl.annotate.trust import differences
 from vlmrl.cli.ask import ask, left, make_labeler
 from vlmrl.cli.asking import pick_prompt, pictures
 from vlmrl.cli.audit import slices
-from vlmrl.cli.label import pick_camera, pick_sentence
+from vlmrl.cli.choosing import pick_camera, pick_sentence
 from vlmrl.cli.stress import stress
 from vlmrl.encoder import JUDGES
 from vlmrl.errors import ConfigError, DataError, VlmrlError, unknown

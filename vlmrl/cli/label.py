@@ -7,19 +7,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-
 from vlmrl import config as configuration
 from vlmrl.annotate import (
     JobReport,
     Ledger,
     Limits,
-    sample_pairs,
     true_progress,
 )
 from vlmrl.annotate.asking import Asking
 from vlmrl.annotate.choice import Config as Choice
-from vlmrl.annotate.clips import ClipEnds
 from vlmrl.annotate.comparisons import Config as Comparisons
 from vlmrl.annotate.comparisons import import_comparisons
 from vlmrl.annotate.frozen import freeze
@@ -29,7 +25,7 @@ from vlmrl.annotate.trust import Trust
 from vlmrl.cli import dryrun
 from vlmrl.cli.ask import ask, asked_once, describe, left, voters
 from vlmrl.cli.asking import pick_prompt, pictures
-from vlmrl.cli.choosing import Drawing, check, chosen, plain
+from vlmrl.cli.choosing import Drawing, by_sentence, check, chosen, draw, pick_camera, pick_sentence, plain
 from vlmrl.cli.questions import answer
 from vlmrl.errors import ConfigError, LabelerError
 from vlmrl.reward import preference
@@ -316,42 +312,6 @@ def together(last: JobReport, before: Sequence[JobReport]) -> JobReport:
     )
 
 
-def draw(store: Store, camera: str, sentence: str | None, pairs: int, seed: int, asking: Asking) -> Sequence[Query]:
-    """The pairs to ask about: of episodes with the same sentence, where each has its own."""
-    generator = np.random.default_rng(seed)
-    show = asking.shown("preference")
-    ends = None if show == "frame" else ClipEnds(store, store.column("time"), seconds=asking.clip_s)
-    groups = by_sentence(store, sentence)
-    if len(groups) == 1 and ends is None and asking.order != "random":
-        return sample_pairs(store, camera, count=pairs, instruction=next(iter(groups)), generator=generator)
-    shares = np.array([len(ids) for ids in groups.values()]) / len(store.episodes)
-    counts = np.diff(np.round(pairs * np.cumsum([0.0, *shares])).astype(int)).tolist()
-    queries: list[Query] = []
-    for (goal, ids), count in zip(groups.items(), counts, strict=True):
-        some = None if len(groups) == 1 else ids
-        queries += sample_pairs(
-            ends or store, camera, count=count, instruction=goal, generator=generator, episodes=some
-        )
-    if asking.order == "random":
-        queries = [q.swapped() if coin else q for q, coin in zip(queries, generator.random(pairs) < 0.5, strict=True)]
-    return ends.about(queries) if ends else queries
-
-
-def by_sentence(store: Store, wanted: str | None) -> dict[str, list[str]]:
-    """Ids of the episodes that are about each sentence; all are about the one that is asked for.
-
-    Raises:
-        ConfigError: if an episode has none and none is asked for.
-    """
-    table = store.episodes
-    if wanted is None and not all(table.instruction):
-        raise ConfigError("some episodes have no recorded sentence: say what the robot should do, sentence='...'")
-    found: dict[str, list[str]] = {}
-    for id, own in zip(table.id, table.instruction, strict=True):
-        found.setdefault(wanted or own, []).append(id)
-    return dict(sorted(found.items()))
-
-
 def quality(held_out: Mapping[str, float]) -> str:
     """The held-out figures of a reward in words."""
     if not held_out.get("pairs"):
@@ -369,31 +329,6 @@ def column(preferences: Preferences, rewarder: preference.PreferenceReward) -> s
     """Name of the reward column: it tells labels, seed and settings apart."""
     settings = hashlib.sha256(repr(rewarder.config).encode()).hexdigest()
     return f"preference-{preferences.snapshot[:8]}-{settings[:4]}-seed{rewarder.facts['seed']}"
-
-
-def pick_camera(store: Store, wanted: str | None) -> str:
-    """The camera asked for, or the store's first.
-
-    Raises:
-        ConfigError: if the store has no such camera.
-    """
-    if not store.cameras:
-        raise ConfigError(f"{store.path} has no pictures: labels need at least one camera")
-    if wanted is not None and wanted not in store.cameras:
-        raise ConfigError(f"unknown camera {wanted!r}; have: {', '.join(store.cameras)}")
-    return wanted or store.cameras[0]
-
-
-def pick_sentence(store: Store, wanted: str | None) -> str:
-    """The sentence asked for, or the one that all episodes share.
-
-    Raises:
-        ConfigError: if there is no single sentence.
-    """
-    recorded = sorted(set(store.episodes.instruction))
-    if wanted is None and (len(recorded) != 1 or not recorded[0]):
-        raise ConfigError(f"say what the robot should do: sentence='...'; the store has: {recorded}")
-    return wanted or recorded[0]
 
 
 def as_json(labels: Labels, store: Store) -> dict[str, Any]:

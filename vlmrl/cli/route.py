@@ -12,7 +12,7 @@ from vlmrl.annotate.people.clips import Clips
 from vlmrl.annotate.people.question import LABELER
 from vlmrl.annotate.people.queue import Queue, Rules
 from vlmrl.annotate.route import BY, route
-from vlmrl.cli.label import pick_camera
+from vlmrl.cli.choosing import pick_camera
 from vlmrl.errors import ConfigError, DataError, unknown
 from vlmrl.runfolder import masked, provenance, write_json
 from vlmrl.store import Store

@@ -19,7 +19,7 @@ from vlmrl.annotate.people.question import Pair, is_person
 from vlmrl.annotate.people.queue import Queue, Rules
 from vlmrl.annotate.people.review import Review
 from vlmrl.annotate.people.tokens import Tokens, new_token, read_tokens
-from vlmrl.cli.label import pick_camera, pick_sentence
+from vlmrl.cli.choosing import pick_camera, pick_sentence
 from vlmrl.errors import ConfigError, DataError
 from vlmrl.runfolder import masked, provenance, write_json
 from vlmrl.store import Store

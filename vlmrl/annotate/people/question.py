@@ -29,6 +29,11 @@ class Pair:
         return digest([sorted(canonical(item_to_json(item)) for item in (self.a, self.b)), self.sentence])
 
     @property
+    def way(self) -> str:
+        """Another one for each way round."""
+        return digest([*(canonical(item_to_json(item)) for item in (self.a, self.b)), self.sentence])
+
+    @property
     def swapped(self) -> "Pair":
         """The other way round."""
         return Pair(self.b, self.a, self.sentence)
