@@ -186,7 +186,11 @@ def score(
         return row | {"error": str(error)}, []
     report, known = asked.report, book.answers(asked.report.keys)
     row |= {"judge": dict(asked.facts), "known_before": report.cached, "stopped_by": report.stopped_by}
-    row |= asked.trust.as_json() | {"unreadable": report.unreadable, "given_up": report.given_up}
+    row |= asked.trust.as_json() | {
+        "unreadable": report.unreadable,
+        "refused": report.refused,
+        "given_up": report.given_up,
+    }
     row |= {"cost": dataclasses.asdict(asked.cost), "seconds": time.perf_counter() - began}
     return row, [known.get(key) for key in report.keys]
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 
 from vlmrl.annotate import JobReport, Ledger, sample_pairs
 from vlmrl.annotate.asking import Asking
@@ -14,7 +14,7 @@ from vlmrl.annotate.choice import Config, Rows, choose
 from vlmrl.annotate.clips import ClipEnds
 from vlmrl.annotate.frozen import freeze
 from vlmrl.annotate.known import known_pairs
-from vlmrl.annotate.query import FramePairs
+from vlmrl.annotate.query import FramePairs, Queries, joined
 from vlmrl.errors import ConfigError
 from vlmrl.reward import preference
 from vlmrl.reward.distill import distill
@@ -79,15 +79,27 @@ def draw(store: Store, camera: str, sentence: str | None, pairs: int, seed: int,
         return sample_pairs(store, camera, count=pairs, instruction=next(iter(groups)), generator=generator)
     shares = np.array([len(ids) for ids in groups.values()]) / len(store.episodes)
     counts = np.diff(np.round(pairs * np.cumsum([0.0, *shares])).astype(int)).tolist()
-    queries: list[Query] = []
-    for (goal, ids), count in zip(groups.items(), counts, strict=True):
-        some = None if len(groups) == 1 else ids
-        queries += sample_pairs(
-            ends or store, camera, count=count, instruction=goal, generator=generator, episodes=some
-        )
+    queries = joined(
+        [
+            sample_pairs(
+                ends or store,
+                camera,
+                count=count,
+                instruction=goal,
+                generator=generator,
+                episodes=None if len(groups) == 1 else ids,
+            )
+            for (goal, ids), count in zip(groups.items(), counts, strict=True)
+        ]
+    )
     if asking.order == "random":
-        queries = [q.swapped() if coin else q for q, coin in zip(queries, generator.random(pairs) < 0.5, strict=True)]
+        queries = turned(queries, generator.random(pairs) < 0.5)
     return ends.about(queries) if ends else queries
+
+
+def turned(queries: Sequence[Query], which: Bool[np.ndarray, " Q"]) -> Queries:
+    """Queries of which some have their sides exchanged."""
+    return Queries(range(len(queries)), lambda i: queries[i].swapped() if which[i] else queries[i])
 
 
 @dataclass(frozen=True)
@@ -168,8 +180,7 @@ def chosen(
         if reports[-1].stopped_by:
             break
         keys = reports[-1].keys[len(audit) :]
-        answers = book.answers(keys)
-        labels = freeze(train, keys, [answers.get(key) for key in keys])
+        labels = freeze(train, keys, book.standing(keys))
         rewarder = distill(
             store, labels, reward, camera=drawing.camera, seed=drawing.seed, metrics=Metrics(metrics),
             name=f"round {number}", quiet=True,

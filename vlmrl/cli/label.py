@@ -21,9 +21,10 @@ from vlmrl.annotate.comparisons import import_comparisons
 from vlmrl.annotate.frozen import freeze
 from vlmrl.annotate.people.settled import people_above
 from vlmrl.annotate.questions import Rows
+from vlmrl.annotate.replies import Replies
 from vlmrl.annotate.trust import Trust
 from vlmrl.cli import dryrun
-from vlmrl.cli.ask import ask, asked_once, describe, left, voters
+from vlmrl.cli.ask import Asked, ask, asked_once, describe, left, voters
 from vlmrl.cli.asking import pick_prompt, pictures
 from vlmrl.cli.choosing import Drawing, by_sentence, check, chosen, draw, pick_camera, pick_sentence, plain
 from vlmrl.cli.questions import answer
@@ -33,7 +34,7 @@ from vlmrl.reward.distill import distill
 from vlmrl.reward.relabel import relabel
 from vlmrl.runfolder import Metrics, masked, provenance, write_json
 from vlmrl.store import Store
-from vlmrl.types import Frame, Item, Preferences, Query, Span
+from vlmrl.types import Frame, Item, Preferences, Query, Reply, Span
 
 
 @dataclass(frozen=True)
@@ -254,9 +255,9 @@ def annotate(
     check(choice, asking, sentences)
     prompt = pick_prompt(store, "preference", asking)
     fill = pictures(store, asking, question="preference", camera=camera)
-    audit, before = 0, list[JobReport]()
     with Ledger(ledger) as book:
         answerers = voters(labeler, store, camera=camera, sentence=sentences, prompt=prompt, votes=asking.votes)
+        audit, before = 0, list[JobReport]()
         if plain(choice):
             queries: Sequence[Query] = draw(store, camera, sentence, pairs, seed, asking)
         else:
@@ -283,20 +284,36 @@ def annotate(
             pictures=fill,
         )
         people = people_above(book, queries, asked.report.keys)
-    report = together(asked.report, before)
+    asked = replace(asked, report=together(asked.report, before))
+    refuse_useless(asked.report, limits, masked(ledger))
+    return settled(queries, asked, people, audit=audit, show=asking.shown("preference"))
+
+
+def refuse_useless(report: JobReport, limits: Limits, ledger: str) -> None:
+    """End where nothing was answered that can be trained on.
+
+    Raises:
+        KeyboardInterrupt: if that is because of an interrupt.
+        LabelerError: if it is not.
+    """
     if report.stopped_by == "interrupt" and not any(report.verdicts.values()):
         raise KeyboardInterrupt
     if not any(v for k, v in report.verdicts.items() if k != "unsure"):
         raise LabelerError(
             f"{report.labeler} gave no usable answer to {report.total} questions "
-            f"({report.given_up} given up after {limits.attempts} unreadable replies each: limits.attempts allows "
-            f"more, labeler.draw=1 asks anew); its replies are in {masked(ledger)}"
+            f"({report.refused + report.given_up} refused or, after {limits.attempts} unreadable replies, given up: "
+            f"limits.retry_refused=true asks them again, labeler.draw=1 all anew); its replies are in {ledger}"
         )
-    replies = [people.get(key, reply) for key, reply in zip(report.keys, asked.replies, strict=True)]
-    train = freeze(queries[audit:], report.keys[audit:], replies[audit:])
-    kept = freeze(queries[:audit], report.keys[:audit], replies[:audit]) if audit else None
-    shown = asking.shown("preference")
-    return Labels(queries[audit:], report, train, asked.trust, asked.facts, asked.served, asked.fewer, shown, kept)
+
+
+def settled(queries: Sequence[Query], asked: Asked, people: Mapping[str, Reply], *, audit: int, show: str) -> Labels:
+    """The labels of pairs, the first `audit` of them kept from training; what people said stands above the labeler."""
+    keys, replies = asked.report.keys, asked.replies
+    if people:
+        replies = Replies(people.get(key, reply) for key, reply in zip(keys, replies, strict=True))
+    train = freeze(queries[audit:], keys[audit:], replies[audit:])
+    kept = freeze(queries[:audit], keys[:audit], replies[:audit]) if audit else None
+    return Labels(queries[audit:], asked.report, train, asked.trust, asked.facts, asked.served, asked.fewer, show, kept)
 
 
 def together(last: JobReport, before: Sequence[JobReport]) -> JobReport:
@@ -345,6 +362,8 @@ def as_json(labels: Labels, store: Store) -> dict[str, Any]:
         "stopped_by": report.stopped_by,
         "fewer_answers": labels.fewer,
         "unreadable": report.unreadable,
+        "refused": report.refused,
+        "given_up": report.given_up,
         "calls": report.cost.calls,
         "tokens": report.cost.prompt_tokens + report.cost.completion_tokens,
         "usd": report.cost.usd,

@@ -94,7 +94,7 @@ def prepare(config: ServeConfig, ledger: Ledger) -> tuple[Queue, Review]:
     truth = true_progress(store) if "truth/progress" in store.columns() else None
     review = Review(queue, sentences=sentences, truth=truth)
     if config.pairs:
-        queue.add(drawn(config, store, camera))
+        queue.add(drawn(config, store, camera), drawn=True)
     known = read_opinions(ledger, store, sentences=sentences)
     queue.offer(list({o.shown.id: o.shown for o in known if not is_person(o.annotator)}.values()))
     return queue, review

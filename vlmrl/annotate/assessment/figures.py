@@ -45,12 +45,16 @@ def assess(
     *,
     people: Sequence[str],
     paid: Mapping[str, Cost] | None = None,
+    joined: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """Return all figures, JSON-ready; `people` are the annotators that are persons.
 
     `paid` is what the replies of each annotator took, those without an answer too; by default, what these answers did.
+    `joined` are names under which several answers of another are made one: these agree with nobody by themselves.
     """
+    joined = joined or {}
     names = sorted({o.annotator for j in pairs for o in j.opinions})
+    single = [name for name in names if name not in joined]
     gaps = {j.pair.id: reference.gap(j) for j in pairs}
     episodes = [shown_episodes((j.pair.a, j.pair.b)) for j in pairs]
     said = {name: [_verdict(j, name) for j in pairs] for name in names}
@@ -65,17 +69,17 @@ def assess(
                 slices,
                 graded=reference.graded,
                 compared=name not in reference.annotators,
-                paid=(paid or {}).get(name),
+                paid=(paid or {}).get(joined.get(name, name)),
             )
             for name in names
         ],
         "alpha": {
             "people": alpha(_together(said, people), episodes).as_json(),
-            "everybody": alpha(_together(said, names), episodes).as_json(),
+            "everybody": alpha(_together(said, single), episodes).as_json(),
         },
         "agreement": [
             {"a": x, "b": y, **_agreement(said[x], said[y], episodes)}
-            for x, y in combinations(names, 2)
+            for x, y in combinations(single, 2)
             if any(p and q for p, q in zip(said[x], said[y], strict=True))
         ],
     }
