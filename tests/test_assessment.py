@@ -247,7 +247,7 @@ def test_the_label_that_votes_make_is_audited_beside_their_first(store: Store, t
     assert joined["calibration"]["pairs"] == differ  # shares of votes are its probabilities
     # What is made of a labeler's answers is nobody to agree with.
     assert found["agreement"] == []
-    assert found["alpha"]["everybody"]["n"] == 0
+    assert found["alpha"]["everybody"]["pairs"] == 0
 
 
 def test_both_orders_make_one_label_and_a_check_of_the_order_does_not(store: Store, tmp_path: Path):

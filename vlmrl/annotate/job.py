@@ -52,6 +52,15 @@ class Bounded(Protocol):
         ...
 
 
+@runtime_checkable
+class Remembering(Protocol):
+    """What a labeler may say whose model can change behind its name."""
+
+    def remember(self, served: str) -> None:
+        """Learn which model gave answers to other questions of this job in an earlier run."""
+        ...
+
+
 Fill = Callable[[Sequence[Query]], list[Query]]
 
 
@@ -130,6 +139,7 @@ class _Job:
         self._outbox: list[tuple[str, Reply]] = []
         self._commit = asyncio.Lock()
         self._ready: asyncio.Queue[tuple[str, Query, bool] | None] = asyncio.Queue(limits.concurrency)
+        self._remembers = labeler if isinstance(labeler, Remembering) else None
         self._keys, self._seen = Keys(), set[int]()
         self._counts = Counts()
         self._failures_in_a_row = 0
@@ -204,6 +214,10 @@ class _Job:
             self._keys.extend(a.key for a in asked)
         fresh = {a.key: (i, a.query) for i, a in zip(places, asked, strict=True) if not first or self._is_new(a.key)}
         leased = await self._use_ledger(self._lease, asked if first else [], list(fresh))
+        if first and leased.answered and self._remembers is not None:
+            served = await self._use_ledger(self._ledger.last_served, leased.answered)
+            self._remembers.remember(served)
+            self._remembers = None if served else self._remembers
         self._counts.number["cached" if first else "elsewhere"] += len(leased.answered)
         self._counts.number["given_up"] += len(leased.given_up)
         if leased.answered or leased.given_up:

@@ -119,6 +119,16 @@ class Ledger:
             found.extend(answers.get(key) for key in some)
         return found
 
+    def last_served(self, keys: Sequence[str]) -> str:
+        """Return the model that gave the last answer to any of these questions; empty where no server told."""
+        table, last = schema.reply.c, (0, "")
+        with self.transaction(writes=False) as connection:
+            for some in chunks(keys):
+                wanted = select(table.id, table.served).where(table.question.in_(some), table.served != "")
+                wanted = wanted.where(table.answer_type != "none").order_by(table.id.desc()).limit(1)
+                last = max([last, *((id, served) for id, served in connection.execute(wanted))])
+        return last[1]
+
     def replies(self, key: str) -> list[Reply]:
         """Return every reply to a question, in the order they came."""
         with self.transaction(writes=False) as connection:

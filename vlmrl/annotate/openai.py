@@ -5,6 +5,7 @@ wrong key, an unknown model or an empty account end the job with what to do.
 """
 
 import asyncio
+import logging
 import os
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -24,6 +25,8 @@ from vlmrl.annotate.transport import Settings, Transport
 from vlmrl.errors import ConfigError, LabelerError
 from vlmrl.runfolder import masked
 from vlmrl.types import Cost, Kind, Query, Reply
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -130,6 +133,8 @@ def build(
     far = [u for u in config.urls if (urlsplit(u).hostname or "") not in ("localhost", "127.0.0.1", "::1")]
     if not key and far:
         raise LabelerError(f"no key for {masked(far[0])}: set the environment variable {config.api_key_env}")
+    for bare in [u for u in far if key and urlsplit(u).scheme == "http"]:
+        _log.warning("the key %s goes to %s in clear: use https, or a tunnel", config.api_key_env, masked(bare))
     transport = Transport(_transport(config, key or "none"), sleep=sleep, clock=clock)
     return OpenAI(config, load_script(config.prompt or COMPARE, protocol=config.protocol), transport)
 
@@ -201,6 +206,11 @@ class OpenAI:
     async def ask(self, query: Query) -> Reply:
         """Ask in one or two calls."""
         return await compare(self, self._script, query, annotator=self.name)
+
+    def remember(self, served: str) -> None:
+        """Expect the model that answered in an earlier run, unless the settings name what answers now."""
+        if not self._config.answers_as:
+            self._served = self._served or served.partition("@")[0]
 
     async def close(self) -> None:
         """Close the connections; the next question opens new ones."""

@@ -116,7 +116,7 @@ def _annotator(
     if compared:
         known = [(j, o, gap) for j, o in own if (gap := gaps[j.pair.id]) is not None]
         found["accuracy"] = _right(known)
-        found["slices"] = {title: _sliced(known, part) for title, part in slices.items()}
+        found["slices"] = {title: _sliced(known, part, graded=graded) for title, part in slices.items()}
         found["by_gap"] = _by_gap(known) if graded else []
         found["calibration"] = _calibration(known)
         correct = sum(_is_right(o, gap) for _, o, gap in known if gap and o.verdict in _SIDES)
@@ -141,15 +141,16 @@ def _right(known: Known) -> dict[str, Any]:
     }
 
 
-def _sliced(known: Known, part: Callable[[Judged], str]) -> list[dict[str, Any]]:
+def _sliced(known: Known, part: Callable[[Judged], str], *, graded: bool) -> list[dict[str, Any]]:
     """Accuracy by part, flagged where both have enough pairs and its interval lies wholly below that of the rest."""
     names = sorted({part(j) for j, *_ in known})
     rows: list[dict[str, Any]] = []
     for name in names:
-        row = _right([k for k in known if part(k[0]) == name])
+        own = [k for k in known if part(k[0]) == name]
+        row = _right(own)
         rest = _right([k for k in known if part(k[0]) != name])
         below = min(row["pairs"], rest["pairs"]) >= FEWEST and row["high"] < rest["low"]
-        rows.append({"part": name, "flagged": bool(below), **row})
+        rows.append({"part": name, "flagged": bool(below), **row, "by_gap": _by_gap(own) if graded else []})
     return rows
 
 
