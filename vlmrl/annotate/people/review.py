@@ -97,7 +97,7 @@ class Review:
         """
         self.judged()
         if way not in self._pairs:
-            raise DataError(f"no pair {way[:12]} in the review: its only answer was taken back")
+            raise DataError(f"no pair {way[:12]} in the review: nobody's answer to it counts")
         return self._pairs[way]
 
     def item(self, key: str, side: int) -> Item | None:
