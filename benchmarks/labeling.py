@@ -166,11 +166,12 @@ def one_run(url, size, flight, count):
 
 def memory(counts, size):
     print(f"questions answered at once, in batches of 64, 8 in flight, SQLite ledger; {machine()}")
-    print(f"{'questions':>9} {'picture':>9} {'before MB':>9} {'peak MB':>8} {'bytes a question':>16} {'a second':>8}")
-    for sees in (False, True):
+    print("job: one question a pair; label: what vlmrl label holds of both orders, and the labels made of them")
+    print("      questions   picture before MB  peak MB bytes a question a second")
+    for what, picture in (("job", 0), ("job", size), ("label", 0)):
         for count in counts:
             done = subprocess.run(
-                [sys.executable, __file__, "hold", "--count", str(count), "--size", str(size if sees else 0)],
+                [sys.executable, __file__, "hold", "--hold", what, "--count", str(count), "--size", str(picture)],
                 check=True,
                 capture_output=True,
                 text=True,
@@ -178,25 +179,60 @@ def memory(counts, size):
             print(done.stdout, end="", flush=True)
 
 
-def hold(count, size):
-    from vlmrl.annotate import Ledger, Limits, Pictures, run_job, sample_pairs
+def ask_both(queries, labeler, store, ledger, folder):
+    """Do what `vlmrl label ask.order=both` does without the reward, and return the questions that were asked now."""
+    from vlmrl.annotate import Limits, Pictures
+    from vlmrl.annotate.asking import Asking
+    from vlmrl.annotate.frozen import freeze
+    from vlmrl.cli.ask import ask
+    from vlmrl.cli.label import pairs_as_json
+    from vlmrl.runfolder import write_json
 
+    asked = ask(
+        queries,
+        labeler,
+        store,
+        book=ledger,
+        limits=Limits(),
+        check_order=0,
+        difference=np.ones(len(queries)),
+        asking=Asking(order="both"),
+        pictures=Pictures(store),
+    )
+    labels = freeze(queries, asked.report.keys, asked.replies)
+    assert len(labels) == len(queries)
+    write_json(folder / "labels.json", pairs_as_json(labels))
+    return asked.report.cost.calls
+
+
+def ask_once(queries, labeler, store, ledger, folder):
+    """Run the job alone, and return the questions that were asked."""
+    from vlmrl.annotate import Limits, Pictures, run_job
+
+    del folder
+    report = run_job(queries, labeler, ledger=ledger, limits=Limits(), pictures=Pictures(store))
+    assert report.asked + report.cached == sum(report.verdicts.values()) == len(queries)
+    return report.asked
+
+
+def hold(what, count, size):
+    from vlmrl.annotate import Ledger, sample_pairs
+
+    work, pairs = (ask_both, count // 2) if what == "label" else (ask_once, count)
     store = Noise(max(2000, count // 10), max(size, 1))
     with tempfile.TemporaryDirectory() as folder, Ledger(Path(folder) / "l.db") as ledger:
         # Once around before measuring: what is imported and cached on first use is none of the questions'.
         few = sample_pairs(store, "c", count=500, instruction="warm", generator=np.random.default_rng(1))
-        run_job(few, Instant(sees=size > 0), ledger=ledger, limits=Limits(), pictures=Pictures(store))
+        work(few, Instant(sees=size > 0), store, ledger, Path(folder))
         before = rss()
-        queries = sample_pairs(store, "c", count=count, instruction="x", generator=np.random.default_rng(0))
+        queries = sample_pairs(store, "c", count=pairs, instruction="x", generator=np.random.default_rng(0))
         start = time.perf_counter()
-        report = run_job(queries, Instant(sees=size > 0), ledger=ledger, limits=Limits(), pictures=Pictures(store))
+        assert work(queries, Instant(sees=size > 0), store, ledger, Path(folder)) > 0.9 * count
         taken = time.perf_counter() - start
-        assert report.asked + report.cached == count
-        assert sum(report.verdicts.values()) == count
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     picture = f"{size} px" if size else "none"
     print(
-        f"{count:>9,} {picture:>9} {before / 1e6:>9.1f} {peak / 1e6:>8.1f} {(peak - before) / count:>16,.0f} "
+        f"{what:>5} {count:>9,} {picture:>9} {before / 1e6:>9.1f} {peak / 1e6:>8.1f} {(peak - before) / count:>16,.0f} "
         f"{count / taken:>8,.0f}"
     )
 
@@ -250,6 +286,7 @@ def main():
     parser.add_argument("--flights", type=int, nargs="+", default=[16, 64, 256])
     parser.add_argument("--sizes", type=int, nargs="+", default=[64, 300], help="of square pictures")
     parser.add_argument("--counts", type=int, nargs="+", default=[2_000, 20_000])
+    parser.add_argument("--hold", choices=["job", "label"], default="job")
     parser.add_argument("--count", type=int, default=1000)
     parser.add_argument("--size", type=int, default=8)
     parser.add_argument("--questions", type=int, default=400)
@@ -265,7 +302,7 @@ def main():
         case "kills":
             kills(given.questions, given.kills)
         case "hold":
-            hold(given.count, given.size)
+            hold(given.hold, given.count, given.size)
 
 
 if __name__ == "__main__":

@@ -9,13 +9,14 @@ import sqlite3
 import numpy as np
 import pytest
 import tiny_vlm
+from annotate_fakes import FakeStore
 from fake_server import Answer, has_picture, serve
 from judge_server import Brightness, body
 from omegaconf import OmegaConf
 from report_run import episode
 
 from vlmrl import config as configuration
-from vlmrl.annotate import Ledger, transformers
+from vlmrl.annotate import Ledger, Limits, Pictures, run_job, sample_pairs, transformers
 from vlmrl.annotate import openai as labeling
 from vlmrl.annotate.completion import same_model
 from vlmrl.annotate.ledger import Asked
@@ -159,6 +160,39 @@ def test_a_server_without_probabilities_answers_yes_or_no_all_the_same_unless_th
     (insisting,) = ask(refuses, query(Kind.SUCCESS, 1), prompt="success-frame-1", logprobs=True)
     assert insisting.answer is None
     assert "logprobs are not supported" in insisting.error
+
+
+def test_a_model_that_was_changed_between_two_runs_is_refused_unless_that_is_wanted(tmp_path):
+    store = FakeStore()
+    queries = sample_pairs(store, "front", count=8, instruction="go", generator=np.random.default_rng(0))
+
+    def run(model, count, **settings):
+        with serve(told("0", model=model)) as server, Ledger(tmp_path / "l.db") as ledger:
+            try:
+                labeler = labeling.build(
+                    labeling.Config(model="m", base_url=server.url, protocol="one_stage", **settings)
+                )
+                limits = Limits(concurrency=1)
+                report = run_job(queries[:count], labeler, ledger=ledger, limits=limits, pictures=Pictures(store))
+                return report.asked, report.cached
+            finally:
+                calls.append(len(server.log))
+
+    calls = []
+    assert run("m-2024-01", 4) == (4, 0)
+    assert run("m-2024-01", 5) == (1, 4)
+    with pytest.raises(LabelerError, match=r"has answered as model 'm-2024-01' and now does as 'm-2025-01'"):
+        run("m-2025-01", 8)
+    assert calls[-1] == 1  # one was paid to see it, and is written down
+    assert run("m-2025-01", 8, answers_as="m-2025-01") == (3, 5)
+
+
+@pytest.mark.parametrize(("url", "warned"), [("http://far.example/v1", True), ("https://far.example/v1", False)])
+def test_a_key_that_goes_out_in_clear_is_told(monkeypatch, caplog, url, warned):
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
+    labeling.build(labeling.Config(model="m", base_url=url))
+    assert ("OPENAI_API_KEY goes to http://far.example/v1 in clear" in caplog.text) is warned
+    assert "sk-secret" not in caplog.text
 
 
 def test_a_picture_larger_than_the_server_takes_is_refused_with_what_to_do():

@@ -174,26 +174,73 @@ def test_failures_in_a_row_end_the_job_with_the_last_reason_and_keep_what_was_an
 
 
 def test_scattered_failures_do_not_end_the_job(ledger, store):
-    failed = Reply(None, "fake", error="HTTP 400")
+    failed = Reply(None, "fake", error="HTTP 500")
     report = run(
         draw(store, 30), FakeLabeler(fails=dict.fromkeys(range(0, 30, 2), failed)), ledger, store, concurrency=1
     )
     assert (report.asked, report.failed, report.stopped_by) == (30, 15, "")
 
 
-def test_questions_that_are_always_refused_do_not_keep_later_runs_from_the_others(ledger, store):
+def test_questions_that_always_fail_do_not_keep_later_runs_from_the_others(ledger, store):
     queries = draw(store, 40)
     odd = {queries[i].items for i in (3, 9, 15, 21, 27)}
 
     class Picky(FakeLabeler):
         async def ask(self, query):
             reply = await super().ask(query)
-            return Reply(None, self.name, error="HTTP 400: too odd") if query.items in odd else reply
+            return Reply(None, self.name, error="HTTP 500: too odd") if query.items in odd else reply
 
     assert run(queries[:30], Picky(), ledger, store, concurrency=1).failed == 5
     for fresh in (10, 0):
         report = run(queries, Picky(), ledger, store, concurrency=1)
         assert (report.asked, report.failed) == (fresh + 5, 5)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        Reply(None, "fake", error="HTTP 400: too odd"),  # also as ledgers of before hold it
+        Reply(None, "fake", text="I had rather not.", error="refused: the answer was held back", cost=Cost(calls=1)),
+    ],
+)
+def test_a_refused_question_is_not_paid_again_unless_that_is_asked_for(tmp_path, store, said):
+    queries, path = draw(store, 10), tmp_path / "refused.db"
+    with Ledger(path) as book:
+        first = run(queries, FakeLabeler(fails={3: said}), book, store, concurrency=1)
+    assert (first.asked, first.refused, first.failed, first.unreadable) == (10, 1, 0, 0)
+    with Ledger(path) as book:
+        again = FakeLabeler()
+        report = run(queries, again, book, store)
+        assert (len(again.asked), report.given_up, report.cached, report.done) == (0, 1, 9, 10)
+    with Ledger(path) as book:
+        stubborn = FakeLabeler(fails={0: said})
+        report = run(queries, stubborn, book, store, retry_refused=True)
+        assert (len(stubborn.asked), report.refused, report.given_up) == (1, 1, 0)
+        # A command asks it once, however many jobs it runs.
+        assert run(queries, FakeLabeler(), book, store, retry_refused=True).given_up == 1
+    with Ledger(path) as book:
+        report = run(queries, FakeLabeler(), book, store, retry_refused=True)
+        assert (report.asked, report.cached, sum(report.verdicts.values())) == (1, 9, 10)
+
+
+def test_what_is_unreadable_too_often_is_asked_again_on_request(tmp_path, store):
+    (query,) = draw(store, 1)
+    mumble = Reply(None, "fake", text="Well...", cost=Cost(calls=1))
+    for wanted in ((1, 0), (0, 1)):
+        with Ledger(tmp_path / "l.db") as book:
+            report = run([query], FakeLabeler(fails={0: mumble}), book, store, attempts=1)
+            assert (report.asked, report.given_up) == wanted
+    with Ledger(tmp_path / "l.db") as book:
+        assert run([query], FakeLabeler(), book, store, attempts=1, retry_refused=True).asked == 1
+
+
+def test_answers_that_are_held_back_do_not_end_the_job(ledger, store):
+    held = Reply(None, "fake", text="no", error="refused: the answer was held back", cost=Cost(calls=1))
+    report = run(draw(store, 20), FakeLabeler(fails=dict.fromkeys(range(20), held)), ledger, store, failures=5)
+    assert (report.asked, report.refused) == (20, 20)
+    rejected = Reply(None, "fake", error="HTTP 400: no pictures here")
+    with pytest.raises(LabelerError, match=r"failed 5 questions in a row.* limits.retry_refused=true those that were"):
+        run(draw(store, 40), FakeLabeler(fails=dict.fromkeys(range(40), rejected)), ledger, store, failures=5)
 
 
 def test_a_reply_that_shows_the_labeler_to_be_unfit_is_paid_and_written_down_before_the_job_ends(ledger, store):

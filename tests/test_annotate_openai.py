@@ -176,8 +176,6 @@ def test_only_a_plain_label_is_read(text, verdict):
         Answer("Sorry, I cannot judge pictures."),
         Answer("0 shows it closed and 1 shows it open"),
         Answer('{"better": "the second"}'),
-        Answer(None, refusal="I must refuse: 0"),
-        Answer("1", finish="content_filter"),
     ],
 )
 @pytest.mark.parametrize("when", ["analysis", "label"])
@@ -198,6 +196,23 @@ def test_a_reply_without_a_label_is_unreadable_kept_and_asked_again(ledger, bad,
         spoilt[0] = False
         second = run(server, ledger, count=2)
     assert (second.asked, second.verdicts["a"]) == (2, 2)
+
+
+@pytest.mark.parametrize("bad", [Answer(None, refusal="I must refuse: 0"), Answer("1", finish="content_filter")])
+@pytest.mark.parametrize("when", ["analysis", "label"])
+def test_an_answer_that_is_held_back_is_kept_and_not_paid_for_again(ledger, bad, when):
+    def answer(request, number):
+        return bad if has_picture(request) == (when == "analysis") else Answer("Alike.")
+
+    with serve(answer) as server:
+        first = run(server, ledger, count=2)
+        assert (first.asked, first.refused, first.unreadable, first.failed) == (2, 2, 0, 0)
+        (kept,) = ledger.replies(first.keys[0])
+        assert kept.answer is None
+        assert (bad.refusal or bad.text) in kept.text
+        sent = len(server.log)
+        second = run(server, ledger, count=2)
+    assert (second.asked, second.given_up, len(server.log)) == (0, 2, sent)
 
 
 def test_a_storm_of_429_is_waited_out_and_every_question_is_answered(ledger):

@@ -14,6 +14,7 @@ from vlmrl.annotate.assessment.columns import column_value
 from vlmrl.annotate.consistency import rate
 from vlmrl.annotate.ledger import Asked
 from vlmrl.annotate.opinions import read_opinions
+from vlmrl.annotate.people.question import Pair
 from vlmrl.annotate.stress import CONDITIONS, compare, exposed, pictured, spoil
 from vlmrl.cli import audit, jobs, route
 from vlmrl.errors import ConfigError, DataError
@@ -219,6 +220,80 @@ def test_shuffled_no_picture_stays_in_its_place(store: Store):
     assert {spoilt.item(frame) for frame in frames_} == frames_
 
 
+def test_the_label_that_votes_make_is_audited_beside_their_first(store: Store, tmp_path: Path):
+    queries, truth = pairs_of(store, 60), true_progress(store)
+    votes = []
+    with Ledger(tmp_path / "l.db") as ledger:
+        for seed in range(3):  # one labeler, asked three times
+            teacher = scripted.build(scripted.Config(error_rate=0.3, seed=seed), truth=truth)
+            report = run_job(queries, teacher, ledger=ledger)
+            answers = ledger.answers(report.keys)
+            votes.append([answers[key].answer for key in report.keys])
+    found = audited(store, tmp_path / "l.db", tmp_path)
+    single, joined = found["annotators"]
+    assert joined["name"] == f"{single['name']}, joined"
+    gaps = [truth(a) - truth(b) for a, b in (query.items for query in queries)]
+
+    def right(labels: list[Verdict]) -> int:
+        return sum((label is A) == (gap > 0) for label, gap in zip(labels, gaps, strict=True) if gap)
+
+    majority = [A if said.count(A) >= 2 else B for said in zip(*votes, strict=True)]
+    differ = sum(gap != 0 for gap in gaps)
+    for row, labels in ((single, votes[0]), (joined, majority)):
+        assert (row["pairs"], row["accuracy"]["pairs"]) == (60, differ)
+        assert round(row["accuracy"]["value"] * differ) == right(labels)
+    assert right(majority) > right(votes[0])
+    assert (single["cost"]["calls"], joined["cost"]["calls"]) == (180, 180)  # a label of three costs all three
+    assert joined["calibration"]["pairs"] == differ  # shares of votes are its probabilities
+    # What is made of a labeler's answers is nobody to agree with.
+    assert found["agreement"] == []
+    assert found["alpha"]["everybody"]["pairs"] == 0
+
+
+def test_both_orders_make_one_label_and_a_check_of_the_order_does_not(store: Store, tmp_path: Path):
+    queries, truth = pairs_of(store, 30), true_progress(store)
+    teacher = scripted.Config(error_rate=0.3, seed=1)
+    for again, rows in ((10, 1), (30, 2)):
+        path = tmp_path / f"{again}.db"
+        with Ledger(path) as ledger:
+            run_job(queries, scripted.build(teacher, truth=truth), ledger=ledger)
+            run_job([q.swapped() for q in queries[:again]], scripted.build(teacher, truth=truth), ledger=ledger)
+        for disagree in ("tie", "drop"):
+            found = audited(store, path, tmp_path, disagree=disagree)["annotators"]
+            assert len(found) == rows
+            if rows == 2:
+                apart = found[0]["both_ways"]["whole"] - found[0]["both_ways"]["part"]
+                assert apart > 0
+                assert found[1]["verdicts"]["tie" if disagree == "tie" else "unsure"] >= apart
+
+
+def test_pairs_that_the_page_draws_leave_the_budget_of_routing_alone(
+    store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    path = tmp_path / "l.db"
+    with Ledger(path) as ledger:
+        for seed in (0, 1):
+            config = scripted.Config(error_rate=0.4, seed=seed)
+            run_job(pairs_of(store, 50), scripted.build(config, truth=true_progress(store)), ledger=ledger)
+        queue = make_queue(store, ledger)
+        drawn = [Pair(query.items[0], query.items[1], "pour the tea") for query in pairs_of(store, 5)]
+        assert queue.add(drawn, drawn=True) == 5
+        assert queue.add([pair.swapped for pair in drawn]) == 5  # on it already
+        question = queue.next(ANNA)
+        assert question
+        assert queue.answer(question.key, ANNA, A)
+    content = configuration.compose("route", []) | {"store": str(store.path), "ledger": str(path)}
+    for _ in range(2):
+        route.main(content | {"budget": 7}, tmp_path)
+    said = capsys.readouterr().out
+    assert "5 pairs were on the people's queue, 0 of them routed there; 7 of 50 added by doubt" in said
+    assert "12 pairs were on the people's queue, 7 of them routed there; 0 of 50 added" in said
+    with Ledger(path) as ledger:
+        queue = make_queue(store, ledger)
+        assert queue.waiting(queue.state()) == 11
+        assert len(queue.routed()) == 7
+
+
 def test_routing_keeps_to_its_budget_over_all_runs(store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     with Ledger(tmp_path / "l.db") as ledger:
         for seed in (0, 1):
@@ -228,8 +303,8 @@ def test_routing_keeps_to_its_budget_over_all_runs(store: Store, tmp_path: Path,
     for _ in range(2):
         route.main(content | {"budget": 7}, tmp_path)
     said = capsys.readouterr().out
-    assert "0 pairs were on the people's queue, 7 of 50 added by doubt" in said
-    assert "7 pairs were on the people's queue, 0 of 50 added" in said
+    assert "0 pairs were on the people's queue, 0 of them routed there; 7 of 50 added by doubt" in said
+    assert "7 pairs were on the people's queue, 7 of them routed there; 0 of 50 added" in said
     with Ledger(tmp_path / "l.db") as ledger:
         queue = make_queue(store, ledger)
         assert queue.waiting(queue.state()) == 7

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -119,8 +120,36 @@ def test_pairs_that_the_truth_answers_in_two_ways_are_left_out(place, tmp_path):
     (row,) = run(place, tmp_path, labelers=["scripted"], truth=str(truth))
     assert (row["asked"], row["accuracy"]["part"]) == (1, 1)
     truth.write_text("\n".join(json.dumps(line | {"instruction": f"pour {k}"}) for k, line in enumerate(lines)))
-    with pytest.raises(ConfigError, match=r"say what the robot should do: sentence='...'; .* has: 'pour 0', 'pour 1'"):
+    (row,) = run(place, tmp_path, labelers=["scripted"], truth=str(truth))
+    assert row["asked"] == 4
+    truth.write_text(json.dumps(lines[0] | {"instruction": ""}))
+    with pytest.raises(ConfigError, match=r"say what the robot should do: .* has none that is spelt out"):
         run(place, tmp_path, labelers=["scripted"], truth=str(truth))
+
+
+def test_several_tasks_in_one_set_are_told_apart(place, tmp_path, capsys):
+    store = Store.create(tmp_path / "mixed")
+    two = [dict(task="pour", instruction="pour the tea"), dict(task="push", instruction="push the cube")]
+    store.append([replace(episode(k), **two[k % 2]) for k in range(6)])
+    labelers = [{"name": "scripted", "equal": 0.0}, {"name": "judge", "checkpoint": str(place / "tiny")}]
+    rows = run(place, tmp_path, labelers=labelers, store=str(tmp_path / "mixed"))
+    assert [row.get("error") for row in rows] == [None, None]
+    assert rows[1]["judge"]["sentences"] == ["pour the tea", "push the cube"]
+    found = json.loads((tmp_path / "parts.json").read_text())
+    for one in found["annotators"]:
+        parts = one["slices"]["sentence"]
+        assert [part["part"] for part in parts] == ["pour the tea", "push the cube"]
+        assert [part["part"] for part in one["slices"]["task"]] == ["pour", "push"]
+        assert [part["differ"] + part["ties"] for part in parts] == [PAIRS // 2] * 2
+        for part in parts:
+            assert sum(bin_["pairs"] for bin_ in part["by_gap"]) == part["differ"] > 0
+            assert part["by_gap"][0]["closest"] < part["by_gap"][-1]["farthest"]
+    assert "sentence: push the cube" in capsys.readouterr().out
+    # Under stress, too, are pairs of both.
+    content = settings(place, tmp_path, store=str(tmp_path / "mixed"))
+    config = configuration.build(benchmark.BenchmarkConfig, content, where="benchmark")
+    queries, _ = benchmark.labelled_pairs(config, store, "eye")
+    assert {query.instruction for query in queries[:8]} == {"pour the tea", "push the cube"}
 
 
 def test_it_runs_as_typed(place, tmp_path, monkeypatch, capsys):

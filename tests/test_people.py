@@ -240,6 +240,24 @@ def test_the_review_filters_and_people_who_saw_are_told_apart(store: Store, ledg
     assert sum(o is not None for o in blind) == 1
 
 
+def test_a_correction_means_what_was_shown_though_another_takes_their_answer_back(store: Store, ledger: Ledger):
+    queue = make_queue(store, ledger)
+    queue.add([frames(0).swapped])
+    given(queue, ANNA)  # the first answer decides which way round the review shows the pair
+    queries, keys = labelled(store, ledger, [frames(0)])
+    review = Review(queue, sentences=[])
+    (shown,) = review.page(Filter(), 0, person=BEN)["pairs"]
+    assert shown["items"] == [frames(0).b, frames(0).a]
+    queue.take_back(ANNA)
+    (now,) = review.page(Filter(), 0, person=BEN)["pairs"]
+    assert now["items"] == shown["items"][::-1]
+    # The page that is still open shows the pictures that it did, and the key means the side that it stands under.
+    assert [review.item(shown["pair"], side) for side in (0, 1)] == shown["items"]
+    queue.correct(review.pair(shown["pair"]), BEN, A)
+    assert [reply.answer for reply in people_above(ledger, queries, keys).values()] == [B]
+    assert review.page(Filter(), 0, person=BEN)["pairs"][0]["yours"] == "b"
+
+
 def test_doubtful_pairs_come_first_and_only_those(store: Store, ledger: Ledger):
     pairs = [frames(k) for k in range(8)]
     labelled(store, ledger, pairs)

@@ -45,7 +45,9 @@ def write_json(path: Path, content: Any) -> None:
     """Replace a JSON file whole, never half."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n")
+    with temporary.open("w") as file:  # piece by piece: the text of many labels is larger than they are
+        json.dump(content, file, indent=1, sort_keys=True)
+        file.write("\n")
     temporary.replace(path)
 
 

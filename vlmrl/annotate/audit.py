@@ -1,5 +1,7 @@
 """How far to trust labels: accuracy where the truth is known, as RL-VLM-F's figure draws it, and consistency always."""
 
+from array import array
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -173,22 +175,20 @@ class Consistency:
 
 def order_consistency(replies: Sequence[Reply | None], swapped: Sequence[Reply | None]) -> Consistency:
     """Compare the replies to pairs with those to the same pairs, sides swapped; unanswered ones are left out."""
-    pairs = [(x, y) for x, y in zip(replies, swapped, strict=True) if x is not None and y is not None]
-    both = [
-        (x.answer, y.answer, _probability(x), _probability(y))
-        for x, y in pairs
-        if isinstance(x.answer, Verdict) and isinstance(y.answer, Verdict)
-    ]
-    same = sum(x is y.swapped() for x, y, *_ in both)
-    gaps = [abs(p + q - 1) for *_, p, q in both if p is not None and q is not None]
-    sides = [(x, y) for x, y, *_ in both if x in _SIDES and y in _SIDES]
+    both, gaps = Counter[tuple[Verdict, Verdict]](), array("d")
+    for x, y in zip(replies, swapped, strict=True):
+        if x is None or y is None or not isinstance(x.answer, Verdict) or not isinstance(y.answer, Verdict):
+            continue
+        both[x.answer, y.answer] += 1
+        if (p := _probability(x)) is not None and (q := _probability(y)) is not None:
+            gaps.append(abs(p + q - 1))
     return Consistency(
-        pairs=len(both),
-        same=same,
+        pairs=both.total(),
+        same=sum(count for (x, y), count in both.items() if x is y.swapped()),
         gap=float(np.mean(gaps)) if gaps else float("nan"),
-        sided=len(sides),
-        first=sides.count((Verdict.A_BETTER, Verdict.A_BETTER)),
-        second=sides.count((Verdict.B_BETTER, Verdict.B_BETTER)),
+        sided=sum(count for (x, y), count in both.items() if x in _SIDES and y in _SIDES),
+        first=both[Verdict.A_BETTER, Verdict.A_BETTER],
+        second=both[Verdict.B_BETTER, Verdict.B_BETTER],
     )
 
 
@@ -212,14 +212,14 @@ class Calibration:
 
 def calibration(replies: Sequence[Reply | None], difference: Float64[np.ndarray, " Q"]) -> Calibration:
     """Compare the labeler's own probabilities with the truth, verdicts without one being left out."""
-    known = [
-        (r.probability, gap > 0)
-        for r, gap in zip(replies, difference.tolist(), strict=True)
-        if r is not None and r.probability is not None and gap == gap and gap != 0
-    ]
-    if not known:
+    told, a_better = array("d"), array("b")
+    for reply, gap in zip(replies, difference.tolist(), strict=True):
+        if reply is not None and reply.probability is not None and gap == gap and gap != 0:
+            told.append(reply.probability)
+            a_better.append(gap > 0)
+    if not told:
         return Calibration(0, float("nan"), float("nan"))
-    found = reliability(np.array([p for p, _ in known], np.float64), np.array([a for _, a in known], np.bool_))
+    found = reliability(np.array(told, np.float64), np.array(a_better, np.bool_))
     return Calibration(found["pairs"], found["error"], found["log_loss"])
 
 

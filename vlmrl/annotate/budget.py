@@ -24,6 +24,9 @@ class Limits:
     max_seconds: float | None = None
     attempts: int = 3
     """Replies that cannot be read after which a question is given up, over all runs."""
+    retry_refused: bool = False
+    """Whether questions that were given up in earlier runs, refused by the labeler or unreadable too often, are asked
+    (and paid) once more."""
     failures: int = 5
     """Failed questions in a row after which the job gives up."""
     lease_s: float = 60.0

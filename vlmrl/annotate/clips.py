@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float64, Int64, UInt8
 
-from vlmrl.annotate.query import FrameStore
+from vlmrl.annotate.query import FrameStore, Queries
 from vlmrl.errors import DataError
-from vlmrl.types import Frame, Item, Query, Span
+from vlmrl.types import Frame, Query, Span
 
 _EPS = 1e-6
 """s; recorded times are rarely exact."""
@@ -58,12 +58,14 @@ class ClipEnds:
         first = np.searchsorted(self._time[start : start + frame.row], self._begin(np.array([start + frame.row]))[0])
         return (Span(frame.episode, int(first), frame.row + 1, frame.camera),)
 
-    def about(self, queries: Sequence[Query]) -> list[Query]:
+    def about(self, queries: Sequence[Query]) -> Queries:
         """Return questions about the clips that end where these questions' frames are."""
-        known: dict[Item, tuple[Span, ...]] = {}
-        for query in queries:
-            known |= {i: self.clip(i) for i in query.items if isinstance(i, Frame) and i not in known}
-        return [replace(query, items=tuple(known[item] for item in query.items)) for query in queries]
+
+        def make(place: int) -> Query:
+            query = queries[place]
+            return replace(query, items=tuple(self.clip(i) for i in query.items if isinstance(i, Frame)))
+
+        return Queries(range(len(queries)), make)
 
     def _begin(self, rows: Int64[np.ndarray, " M"]) -> Float64[np.ndarray, " M"]:
         return self._time[rows] - self._seconds - _EPS

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from vlmrl.annotate.reading import Read, Token, read
+from vlmrl.annotate.record import REFUSED
 from vlmrl.annotate.script import Message, Script
 from vlmrl.errors import ConfigError, LabelerError
 from vlmrl.types import Cost, Kind, Query, Reply
@@ -103,7 +104,9 @@ async def compare(speaker: Speaker, script: Script, query: Query, *, annotator: 
             raise LastReplyError(str(e), reply=_reply(said, annotator, Read(None), lost=lost, error=str(e))) from e
         if said[-1].refused or not said[-1].text.strip():
             break
-    complete = len(said) == script.calls and not said[-1].refused
+    if said and said[-1].refused:
+        error = f"{REFUSED}the answer was held back"
+    complete = len(said) == script.calls and not error
     last = said[-1] if said else Said("")
     found = read(query, last.text, tokens=last.tokens, cut=last.cut) if complete else Read(None)
     return _reply(said, annotator, found, lost=lost, error=error)

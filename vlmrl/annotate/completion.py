@@ -58,7 +58,8 @@ def check_served(found: str, *, asked: str, accepted: str, before: str, where: s
     if found and before and found != before:
         raise LabelerError(
             f"{where} has answered as model {before!r} and now does as {found!r}: it was changed under us; "
-            f"name it exactly (labeler.model={found}), which asks anew, or go back to the other"
+            f"name it exactly (labeler.model={found}), which asks anew, go back to the other, "
+            f"or mix both in a new run (labeler.answers_as={found})"
         )
 
 

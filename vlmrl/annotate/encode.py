@@ -2,32 +2,60 @@
 
 import base64
 import io
+import threading
+from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any
 
 from PIL import Image
 
 from vlmrl.annotate.compare import Picture
+from vlmrl.annotate.question import picture_digest
 from vlmrl.annotate.script import Message
 from vlmrl.errors import LabelerError
 
+_HELD = 64_000_000
+"""Bytes of encoded pictures that are kept: one frame is in many pairs, and in both orders of each."""
 
-def parts(
-    message: Message, pictures: Sequence[Picture], *, kind: str, quality: int, detail: str, most_mb: float
-) -> list[dict[str, Any]]:
-    """Return a message as the parts of a request.
 
-    Raises:
-        LabelerError: if a picture takes more than `most_mb`.
-    """
-    found: list[dict[str, Any]] = []
-    for part in message:
-        if isinstance(part, str):
-            found.append({"type": "text", "text": part})
-        else:
-            url = {"url": data_url(pictures[part], kind=kind, quality=quality, most_mb=most_mb), "detail": detail}
-            found.append({"type": "image_url", "image_url": url})
-    return found
+class Encoder:
+    """Writes messages as the parts of requests, each picture encoded once while it is remembered; safe for threads."""
+
+    def __init__(self, *, kind: str, quality: int, detail: str, most_mb: float, held: int = _HELD) -> None:
+        """Remember nothing yet, and later at most `held` bytes, those that were used last."""
+        self._kind, self._quality, self._detail, self._most_mb = kind, quality, detail, most_mb
+        self._known, self._lock = OrderedDict[str, str](), threading.Lock()
+        self._room = held
+
+    def parts(self, message: Message, pictures: Sequence[Picture]) -> list[dict[str, Any]]:
+        """Return a message as the parts of a request.
+
+        Raises:
+            LabelerError: if a picture takes more than `most_mb`.
+        """
+        found: list[dict[str, Any]] = []
+        for part in message:
+            if isinstance(part, str):
+                found.append({"type": "text", "text": part})
+            else:
+                url = {"url": self._url(pictures[part]), "detail": self._detail}
+                found.append({"type": "image_url", "image_url": url})
+        return found
+
+    def _url(self, picture: Picture) -> str:
+        key = picture_digest(picture)
+        with self._lock:
+            if key in self._known:
+                self._known.move_to_end(key)
+                return self._known[key]
+        url = data_url(picture, kind=self._kind, quality=self._quality, most_mb=self._most_mb)
+        with self._lock:
+            if key not in self._known:
+                self._known[key] = url
+                self._room -= len(url)
+            while self._room < 0:
+                self._room += len(self._known.popitem(last=False)[1])
+        return url
 
 
 def data_url(picture: Picture, *, kind: str, quality: int, most_mb: float) -> str:

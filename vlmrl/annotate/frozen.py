@@ -1,13 +1,14 @@
 """Answers frozen for training: exactly which labels, and their hash."""
 
-from collections.abc import Sequence
+from array import array
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from vlmrl.annotate.polls import chance
-from vlmrl.annotate.question import digest, item_to_json
+from vlmrl.annotate.question import digest_each, item_to_json
 from vlmrl.errors import DataError
-from vlmrl.types import Preferences, Query, Reply
+from vlmrl.types import Item, Preferences, Query, Reply
 
 
 def freeze(queries: Sequence[Query], keys: Sequence[str], replies: Sequence[Reply | None]) -> Preferences:
@@ -21,15 +22,19 @@ def freeze(queries: Sequence[Query], keys: Sequence[str], replies: Sequence[Repl
     """
     if not len(queries) == len(keys) == len(replies):
         raise DataError(f"{len(queries)} queries but {len(keys)} keys, {len(replies)} replies; wanted one each a query")
-    known = [(q, k, r, p) for q, k, r in zip(queries, keys, replies, strict=True) if (p := chance(r)) is not None]
-    kept = [(q, k, r.annotator, p) for q, k, r, p in known if r is not None]
-    if not kept:
+    a, b, by, p_a = list[Item](), list[Item](), list[str](), array("d")
+
+    def kept() -> Iterator[object]:
+        for query, key, reply in zip(queries, keys, replies, strict=True):
+            if reply is not None and (p := chance(reply)) is not None:
+                a.append(query.items[0])
+                b.append(query.items[1])
+                by.append(reply.annotator)
+                p_a.append(p)
+                yield [key, [item_to_json(item) for item in query.items], p]
+
+    snapshot = digest_each(kept())
+    if not by:
         raise DataError(f"none of {len(queries)} queries has an answer fit for training; run the labeling job first")
-    return Preferences(
-        a=tuple(q.items[0] for q, *_ in kept),
-        b=tuple(q.items[1] for q, *_ in kept),
-        p_a=np.array([p for *_, p in kept], dtype=np.float32),
-        annotator=", ".join(sorted({annotator for *_, annotator, _ in kept})),
-        snapshot=digest([[k, [item_to_json(i) for i in q.items], p] for q, k, _, p in kept]),
-        by=tuple(annotator for *_, annotator, _ in kept),
-    )
+    who = ", ".join(sorted(set(by)))
+    return Preferences(tuple(a), tuple(b), np.array(p_a, dtype=np.float32), who, snapshot, tuple(by))

@@ -17,6 +17,7 @@ from vlmrl.annotate.interrupt import first_interrupt
 from vlmrl.annotate.keys import Keys
 from vlmrl.annotate.ledger import Asked, Leased, Ledger
 from vlmrl.annotate.question import question_key
+from vlmrl.annotate.record import is_refusal
 from vlmrl.annotate.tally import Counts, JobReport, Tally
 from vlmrl.annotate.worker import new_owner
 from vlmrl.errors import ConfigError, DataError, LabelerError
@@ -48,6 +49,15 @@ class Bounded(Protocol):
 
     def at_most(self, cost: Cost) -> Cost:
         """Return what a question can cost whose pictures are like those of one that cost so much."""
+        ...
+
+
+@runtime_checkable
+class Remembering(Protocol):
+    """What a labeler may say whose model can change behind its name."""
+
+    def remember(self, served: str) -> None:
+        """Learn which model gave answers to other questions of this job in an earlier run."""
         ...
 
 
@@ -129,6 +139,7 @@ class _Job:
         self._outbox: list[tuple[str, Reply]] = []
         self._commit = asyncio.Lock()
         self._ready: asyncio.Queue[tuple[str, Query, bool] | None] = asyncio.Queue(limits.concurrency)
+        self._remembers = labeler if isinstance(labeler, Remembering) else None
         self._keys, self._seen = Keys(), set[int]()
         self._counts = Counts()
         self._failures_in_a_row = 0
@@ -203,6 +214,10 @@ class _Job:
             self._keys.extend(a.key for a in asked)
         fresh = {a.key: (i, a.query) for i, a in zip(places, asked, strict=True) if not first or self._is_new(a.key)}
         leased = await self._use_ledger(self._lease, asked if first else [], list(fresh))
+        if first and leased.answered and self._remembers is not None:
+            served = await self._use_ledger(self._ledger.last_served, leased.answered)
+            self._remembers.remember(served)
+            self._remembers = None if served else self._remembers
         self._counts.number["cached" if first else "elsewhere"] += len(leased.answered)
         self._counts.number["given_up"] += len(leased.given_up)
         if leased.answered or leased.given_up:
@@ -229,9 +244,10 @@ class _Job:
         if asked:
             self._ledger.register(asked, labeler=self._labeler.name)
         limits = self._limits
+        given_up: dict[str, Any] = {"attempts": limits.attempts, "retry_refused": limits.retry_refused}
         if self._budget.stopped_by:
-            return self._ledger.settled(keys, attempts=limits.attempts)
-        return self._ledger.lease(keys, owner=self._owner, seconds=limits.lease_s, attempts=limits.attempts)
+            return self._ledger.settled(keys, **given_up)
+        return self._ledger.lease(keys, owner=self._owner, seconds=limits.lease_s, **given_up)
 
     async def _work(self) -> None:
         """Ask one question at a time, its reply committed before the next; once stopped, only empty the queue."""
@@ -265,8 +281,8 @@ class _Job:
     async def _record(self, key: str, reply: Reply, *, failed_before: bool) -> None:
         """Commit a reply together with all others that wait; return when it is in the ledger.
 
-        A question that fails again is no sign that the labeler is ill: a few that a server always refuses come first,
-        one after another, in every later run.
+        A question that fails again is no sign that the labeler is ill: those that do come first, one after another, in
+        every later run. Nor is an answer that is held back.
         """
         entry = (key, reply)
         self._outbox.append(entry)
@@ -274,13 +290,16 @@ class _Job:
             if any(waiting is entry for waiting in self._outbox):
                 await self._use_ledger(self._empty_outbox)
         self._counts.reply(reply)
+        refused = is_refusal(reply.error)
         if not (reply.error and failed_before):
-            self._failures_in_a_row = self._failures_in_a_row + 1 if reply.error else 0
+            ill = reply.error and not (refused and reply.cost.calls)
+            self._failures_in_a_row = self._failures_in_a_row + 1 if ill else 0
         self._report()
         if self._failures_in_a_row >= self._limits.failures:
             raise LabelerError(
                 f"{self._labeler.name} failed {self._failures_in_a_row} questions in a row; the last: {reply.error}. "
                 "What was answered is kept; run the same command again to ask the rest"
+                + (", with limits.retry_refused=true those that were refused too" if refused else "")
             )
 
     def _empty_outbox(self) -> None:

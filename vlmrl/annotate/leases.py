@@ -1,5 +1,6 @@
 """Who asks which question: reservations that end with a worker's process, or where others cannot see it, with time."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -7,6 +8,7 @@ from sqlalchemy import Connection, and_, delete, func, or_, select
 
 from vlmrl.annotate import schema
 from vlmrl.annotate.database import chunks, insert
+from vlmrl.annotate.record import is_refusal
 from vlmrl.annotate.worker import surely_alive, surely_dead
 from vlmrl.errors import ConfigError
 
@@ -22,7 +24,7 @@ class Leased:
     answered: tuple[str, ...]
     """Answered already."""
     given_up: tuple[str, ...] = ()
-    """Without a readable reply after so many attempts."""
+    """Refused by the labeler, or without a readable reply after so many attempts."""
     failed: frozenset[str] = frozenset()
     """Of those granted, the ones that failed before: if they do again, it says nothing new about who answers."""
 
@@ -37,13 +39,19 @@ def check(seconds: float) -> None:
         raise ConfigError(f"lease_s is {seconds}; wanted above 0 and at most {LONGEST_S:g}")
 
 
-def settled(connection: Connection, keys: Sequence[str], *, attempts: int | None) -> Leased:
-    """Return which questions need no answer any more, in the order of the keys."""
+def settled(connection: Connection, keys: Sequence[str], *, attempts: int | None, since: float = -math.inf) -> Leased:
+    """Return which questions need no answer any more, in the order of the keys.
+
+    Those are given up that the labeler refused, or that have so many unreadable replies, from the time `since` on;
+    without `attempts` none is.
+    """
     answered, given_up = set[str](), set[str]()
     for some in chunks(sorted(set(keys))):
         answered |= _answered(connection, some)
         if attempts is not None:
-            given_up |= {key for key, count in unreadable(connection, some).items() if count >= attempts} - answered
+            given_up |= {key for key, count in unreadable(connection, some, since).items() if count >= attempts}
+            given_up |= {key for key, error in _errors(connection, some, since) if is_refusal(error)}
+    given_up -= answered
     order = tuple(dict.fromkeys(keys))
     return Leased((), tuple(k for k in order if k in answered), tuple(k for k in order if k in given_up))
 
@@ -72,20 +80,25 @@ def release(connection: Connection, owner: str, keys: Sequence[str]) -> None:
         connection.execute(delete(schema.lease).where(schema.lease.c.question.in_(some), schema.lease.c.owner == owner))
 
 
-def unreadable(connection: Connection, keys: Sequence[str]) -> dict[str, int]:
+def unreadable(connection: Connection, keys: Sequence[str], since: float = -math.inf) -> dict[str, int]:
     """Return how many replies to each question could not be read; failed calls do not count."""
     table = schema.reply.c
     wanted = select(table.question, func.count()).where(
-        table.question.in_(keys), table.answer_type == "none", table.error == ""
+        table.question.in_(keys), table.answer_type == "none", table.error == "", table.time >= since
     )
     return {key: count for key, count in connection.execute(wanted.group_by(table.question))}
 
 
 def failed(connection: Connection, keys: Sequence[str]) -> set[str]:
     """Return which questions had a call that failed."""
+    return {key for key, _ in _errors(connection, keys, -math.inf)}
+
+
+def _errors(connection: Connection, keys: Sequence[str], since: float) -> list[tuple[str, str]]:
     table = schema.reply.c
-    wanted = select(table.question).where(table.question.in_(keys), table.error != "").distinct()
-    return set(connection.execute(wanted).scalars())
+    wanted = select(table.question, table.error).distinct()
+    wanted = wanted.where(table.question.in_(keys), table.error != "", table.time >= since)
+    return [(key, error) for key, error in connection.execute(wanted)]
 
 
 def _answered(connection: Connection, keys: Sequence[str]) -> set[str]:

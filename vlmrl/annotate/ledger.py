@@ -4,6 +4,7 @@ A question's key is the digest of its content as sent, so answers survive whatev
 queue through leases and survive each other's death.
 """
 
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -13,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from sqlalchemy import Connection, delete, func, select, update
+from sqlalchemy import Connection, delete, select, update
 
 from vlmrl.annotate import leases, schema
 from vlmrl.annotate.database import chunks, clock_of, insert, open_engine, transaction
@@ -21,6 +22,7 @@ from vlmrl.annotate.frozen import freeze
 from vlmrl.annotate.leases import Leased
 from vlmrl.annotate.question import canonical
 from vlmrl.annotate.record import reply_from_row, reply_to_row, subject_rows
+from vlmrl.annotate.replies import Replies
 from vlmrl.types import Preferences, Query, Reply
 
 
@@ -55,6 +57,7 @@ class Ledger:
         try:
             with self.transaction(writes=True) as connection:
                 schema.migrate(connection, schema.MIGRATIONS, now=clock())
+                self._opened = self._now(connection)
         except BaseException:
             self.close()
             raise
@@ -108,6 +111,24 @@ class Ledger:
                     found.setdefault(row.question, reply_from_row(row))
         return found
 
+    def standing(self, keys: Sequence[str]) -> Replies:
+        """Return the reply that counts to each question, in their order, without texts: few are held at a time."""
+        found = Replies()
+        for some in chunks(keys):
+            answers = self.answers(some)
+            found.extend(answers.get(key) for key in some)
+        return found
+
+    def last_served(self, keys: Sequence[str]) -> str:
+        """Return the model that gave the last answer to any of these questions; empty where no server told."""
+        table, last = schema.reply.c, (0, "")
+        with self.transaction(writes=False) as connection:
+            for some in chunks(keys):
+                wanted = select(table.id, table.served).where(table.question.in_(some), table.served != "")
+                wanted = wanted.where(table.answer_type != "none").order_by(table.id.desc()).limit(1)
+                last = max([last, *((id, served) for id, served in connection.execute(wanted))])
+        return last[1]
+
     def replies(self, key: str) -> list[Reply]:
         """Return every reply to a question, in the order they came."""
         with self.transaction(writes=False) as connection:
@@ -148,11 +169,20 @@ class Ledger:
             wanted = select(schema.subject.c.question).where(schema.subject.c.episode == episode).distinct()
             return sorted(connection.execute(wanted).scalars())
 
-    def lease(self, keys: Sequence[str], *, owner: str, seconds: float, attempts: int | None = None) -> Leased:
+    def lease(
+        self,
+        keys: Sequence[str],
+        *,
+        owner: str,
+        seconds: float,
+        attempts: int | None = None,
+        retry_refused: bool = False,
+    ) -> Leased:
         """Reserve registered questions for `owner`, except those answered or reserved by a worker that may live.
 
         A worker of this machine keeps its questions as long as its process is there, whatever the clock says; of others
-        the lease must be renewed in time. Questions with `attempts` unreadable replies are given up.
+        the lease must be renewed in time. Questions that the labeler refused, or with `attempts` unreadable replies,
+        are given up; with `retry_refused` only for what was said since this ledger was opened.
 
         Raises:
             ConfigError: if `seconds` is above LONGEST_S.
@@ -160,7 +190,7 @@ class Ledger:
         leases.check(seconds)
         with self.transaction(writes=True) as connection:
             now, granted, failed = self._lease_time(connection), set[str](), set[str]()
-            known = leases.settled(connection, keys, attempts=attempts)
+            known = leases.settled(connection, keys, attempts=attempts, since=self._since(retry_refused))
             open_ = sorted({*keys} - {*known.answered, *known.given_up})
             for some in chunks(open_):
                 granted |= set(leases.take(connection, some, owner=owner, now=now, expires=now + seconds))
@@ -168,10 +198,10 @@ class Ledger:
         order = tuple(k for k in dict.fromkeys(keys) if k in granted)
         return replace(known, granted=order, failed=frozenset(failed & granted))
 
-    def settled(self, keys: Sequence[str], *, attempts: int | None = None) -> Leased:
+    def settled(self, keys: Sequence[str], *, attempts: int | None = None, retry_refused: bool = False) -> Leased:
         """Return which questions need no answer any more, and reserve nothing."""
         with self.transaction(writes=False) as connection:
-            return leases.settled(connection, keys, attempts=attempts)
+            return leases.settled(connection, keys, attempts=attempts, since=self._since(retry_refused))
 
     def renew(self, owner: str, *, seconds: float) -> None:
         """Extend all leases of a worker: its heartbeat."""
@@ -194,8 +224,7 @@ class Ledger:
         with self.transaction(writes=True) as connection:
             now, keys = self._now(connection), sorted({key for key, _ in replies})
             rows, late = list[dict[str, Any]](), list[str]()
-            attempts = _attempts(connection, keys)
-            answered = {*leases.settled(connection, keys, attempts=None).answered}
+            attempts, answered = _replies(connection, keys)
             for key, reply in replies:
                 attempts[key] = attempts.get(key, 0) + 1
                 if reply.answer is not None and key in answered:
@@ -221,25 +250,31 @@ class Ledger:
         Raises:
             DataError: if the lengths differ or nothing is left.
         """
-        answers = self.answers(keys) | dict(above or {})
-        return freeze(queries, keys, [answers.get(key) for key in keys])
+        above, found = above or {}, self.standing(keys)
+        return freeze(queries, keys, Replies(above.get(key, reply) for key, reply in zip(keys, found, strict=True)))
 
     def _now(self, connection: Connection) -> float:
         shared = clock_of(connection)
         return self._clock() if shared is None else shared
+
+    def _since(self, retry_refused: bool) -> float:
+        return self._opened if retry_refused else -math.inf
 
     def _lease_time(self, connection: Connection) -> float:
         shared = clock_of(connection)
         return self._since_boot() if shared is None else shared
 
 
-def _attempts(connection: Connection, keys: Sequence[str]) -> dict[str, int]:
-    """Return how many replies each question has; writers come one after another, so they count in turn."""
-    found: dict[str, int] = {}
+def _replies(connection: Connection, keys: Sequence[str]) -> tuple[dict[str, int], set[str]]:
+    """Return how many replies each question has, and which are answered; writers come in turn, so they count right."""
+    table = schema.reply.c
+    count, answered = dict[str, int](), set[str]()
     for some in chunks(keys):
-        count = select(schema.reply.c.question, func.count()).where(schema.reply.c.question.in_(some))
-        found |= {key: n for key, n in connection.execute(count.group_by(schema.reply.c.question))}
-    return found
+        wanted = select(table.question, table.answer_type).where(table.question.in_(some))
+        for key, kind in connection.execute(wanted):
+            count[key] = count.get(key, 0) + 1
+            answered |= {key} if kind != "none" else set()
+    return count, answered
 
 
 def _readable(keys: Sequence[str]) -> Any:

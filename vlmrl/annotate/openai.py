@@ -5,17 +5,18 @@ wrong key, an unknown model or an empty account end the job with what to do.
 """
 
 import asyncio
+import logging
 import os
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from vlmrl.annotate import completion as answers
-from vlmrl.annotate import encode
 from vlmrl.annotate.compare import CallFailedError, Picture, Said, UnfitError, compare
+from vlmrl.annotate.encode import Encoder
 from vlmrl.annotate.estimate import guess_tokens
 from vlmrl.annotate.prices import pick_price
 from vlmrl.annotate.script import COMPARE, Message, Protocols, Script, load_script
@@ -25,8 +26,7 @@ from vlmrl.errors import ConfigError, LabelerError
 from vlmrl.runfolder import masked
 from vlmrl.types import Cost, Kind, Query, Reply
 
-if TYPE_CHECKING:
-    from openai.types.chat import ChatCompletion
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -133,6 +133,8 @@ def build(
     far = [u for u in config.urls if (urlsplit(u).hostname or "") not in ("localhost", "127.0.0.1", "::1")]
     if not key and far:
         raise LabelerError(f"no key for {masked(far[0])}: set the environment variable {config.api_key_env}")
+    for bare in [u for u in far if key and urlsplit(u).scheme == "http"]:
+        _log.warning("the key %s goes to %s in clear: use https, or a tunnel", config.api_key_env, masked(bare))
     transport = Transport(_transport(config, key or "none"), sleep=sleep, clock=clock)
     return OpenAI(config, load_script(config.prompt or COMPARE, protocol=config.protocol), transport)
 
@@ -170,6 +172,12 @@ class OpenAI:
         self.price = pick_price(config.model, config.usd_per_million_prompt, config.usd_per_million_completion)
         self.priced = self.price is not None
         self._config, self._script, self._transport = config, script, transport
+        self._encoder = Encoder(
+            kind=config.image_format,
+            quality=config.jpeg_quality,
+            detail=config.detail,
+            most_mb=config.max_picture_mb,
+        )
         self._most_tokens: dict[str, int] = {}
         self._served, self._tells = "", True
 
@@ -198,6 +206,11 @@ class OpenAI:
     async def ask(self, query: Query) -> Reply:
         """Ask in one or two calls."""
         return await compare(self, self._script, query, annotator=self.name)
+
+    def remember(self, served: str) -> None:
+        """Expect the model that answered in an earlier run, unless the settings name what answers now."""
+        if not self._config.answers_as:
+            self._served = self._served or served.partition("@")[0]
 
     async def close(self) -> None:
         """Close the connections; the next question opens new ones."""
@@ -230,15 +243,7 @@ class OpenAI:
             LabelerError: if the server cannot be used at all, or another model answers.
         """
         start, config = time.monotonic(), self._config
-        content = await asyncio.to_thread(
-            encode.parts,
-            message,
-            pictures,
-            kind=config.image_format,
-            quality=config.jpeg_quality,
-            detail=config.detail,
-            most_mb=config.max_picture_mb,
-        )
+        content = await asyncio.to_thread(self._encoder.parts, message, pictures)
         tokens = self._most_tokens.get(stage) or guess_tokens(message, pictures) + self._tokens(stage)
         completion, url, lost = await self._answer(content, stage, query, tokens)
         cost = self._cost(completion, tokens=tokens, stage=stage, latency_s=time.monotonic() - start)
@@ -254,7 +259,7 @@ class OpenAI:
 
     async def _answer(
         self, content: list[dict[str, Any]], stage: str, query: Query, tokens: int
-    ) -> "tuple[ChatCompletion, str, Cost]":
+    ) -> tuple[Any, str, Cost]:
         """Ask with what this question wants beside its text; without logprobs where nobody insists and none come."""
         last = stage == list(self._script.texts)[-1]
         wants = last and self._tells and self._wants_logprobs(query)
@@ -291,7 +296,7 @@ class OpenAI:
     def _tokens(self, stage: str) -> int:
         return self._config.label_tokens if stage == "label" else self._config.analysis_tokens
 
-    def _cost(self, completion: "ChatCompletion", *, tokens: int, stage: str, latency_s: float) -> Cost:
+    def _cost(self, completion: Any, *, tokens: int, stage: str, latency_s: float) -> Cost:
         """Return what an answer took; of a server that does not tell, as much as was expected, so that caps hold."""
         usage = getattr(completion, "usage", None)
         prompt, answer = (int(getattr(usage, key, 0) or 0) for key in ("prompt_tokens", "completion_tokens"))

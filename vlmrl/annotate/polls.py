@@ -9,21 +9,22 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from vlmrl.annotate.audit import TRAINED
+from vlmrl.annotate.replies import Replies
 from vlmrl.types import Reply, Verdict
 
 Votes = Sequence[Sequence[Reply | None]]
 """The replies to all queries, a sequence a vote."""
 
 
-def merged(votes: Votes, swapped: Votes, *, disagree: str) -> list[Reply | None]:
+def merged(votes: Votes, swapped: Votes, *, disagree: str) -> Replies:
     """Return a reply to each query, made of all that were given; `swapped` are those to the items turned round.
 
     Where a single reply was given, it is that one.
     """
-    return [
-        _merged([v[i] for v in votes], [v[i] for v in swapped], disagree=disagree)
+    return Replies(
+        join([v[i] for v in votes], [v[i] for v in swapped], disagree=disagree)
         for i in range(len(votes[0]) if votes else 0)
-    ]
+    )
 
 
 def chance(reply: Reply | None) -> float | None:
@@ -35,7 +36,8 @@ def chance(reply: Reply | None) -> float | None:
     return reply.probability
 
 
-def _merged(first: list[Reply | None], second: list[Reply | None], *, disagree: str) -> Reply | None:
+def join(first: Sequence[Reply | None], second: Sequence[Reply | None], *, disagree: str) -> Reply | None:
+    """Return the reply to one query, made of all that were given; `second` are those to its items turned round."""
     given = [reply for reply in (*first, *second) if reply is not None and reply.answer is not None]
     if len(given) < 2:
         return given[0] if given and given[0] in first else _turned(given[0]) if given else None

@@ -1,6 +1,7 @@
 """Which pairs of pictures are asked about: frames of random episodes of a whole store."""
 
-from collections.abc import Sequence
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
 from copy import copy
 from typing import Any, Protocol, overload, runtime_checkable
 
@@ -75,6 +76,45 @@ class FramePairs(Sequence[Query]):
     def _frame(self, row: int) -> Frame:
         episode = int(np.searchsorted(self._start, row, side="right")) - 1
         return Frame(self._ids[episode], row - int(self._start[episode]), self._camera)
+
+
+class Queries(Sequence[Query]):
+    """Queries that are made when they are looked at, each from its place in a sequence that takes little."""
+
+    def __init__(self, places: Sequence[int], make: Callable[[int], Query]) -> None:
+        """`make` returns the same query whenever it is given the same place."""
+        self._places, self._make = places, make
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    @overload
+    def __getitem__(self, index: int) -> Query: ...
+    @overload
+    def __getitem__(self, index: slice) -> "Queries": ...
+    def __getitem__(self, index: "int | slice") -> "Query | Queries":
+        if isinstance(index, slice):
+            return Queries(self._places[index], self._make)
+        return self._make(self._places[index])
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and list(self) == list(other)  # pyright: ignore[reportUnknownArgumentType]
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return f"Queries({len(self)})"
+
+
+def joined(parts: Sequence[Sequence[Query]]) -> Queries:
+    """Return the queries of several sequences, one after the other."""
+    ends = np.cumsum([len(part) for part in parts]).tolist()
+
+    def make(place: int) -> Query:
+        part = bisect_right(ends, place)
+        return parts[part][place - ends[part] + len(parts[part])]
+
+    return Queries(range(sum(map(len, parts))), make)
 
 
 def sample_pairs(

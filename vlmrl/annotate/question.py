@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 from jaxtyping import UInt8
@@ -19,6 +19,15 @@ def canonical(value: object) -> str:
 def digest(value: object) -> str:
     """Return the sha256 of a value's canonical JSON, in hexadecimal."""
     return hashlib.sha256(canonical(value).encode()).hexdigest()
+
+
+def digest_each(values: Iterable[object]) -> str:
+    """Return the digest of the list of these values, of which one is held at a time."""
+    found = hashlib.sha256(b"[")
+    for place, value in enumerate(values):
+        found.update((("," if place else "") + canonical(value)).encode())
+    found.update(b"]")
+    return found.hexdigest()
 
 
 def question_key(content: Mapping[str, object]) -> str:

@@ -1,6 +1,7 @@
 """Replies and items as rows of the ledger, and back."""
 
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -8,7 +9,16 @@ from vlmrl.annotate.question import digest, item_to_json
 from vlmrl.errors import DataError
 from vlmrl.types import Answer, Cost, Frame, Item, Query, Reply, Verdict
 
+REFUSED = "refused: "
+"""How the error of a reply begins that the labeler would not give."""
+_REFUSAL = re.compile(rf"{REFUSED}|HTTP 4\d\d\b(?!.* after \d+ tries$)", re.DOTALL)
+"""Held back, or a request that the server rejects for itself; what it rejects for its load is tried again."""
 COST_COLUMNS = ("calls", "prompt_tokens", "completion_tokens", "usd", "latency_s")
+
+
+def is_refusal(error: str) -> bool:
+    """Whether an error says that this question will not be answered, however often it is asked."""
+    return _REFUSAL.match(error) is not None
 
 
 def reply_to_row(reply: Reply) -> dict[str, Any]:

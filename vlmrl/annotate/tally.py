@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from vlmrl.annotate.record import is_refusal
 from vlmrl.types import Answer, Cost, Reply, Verdict
 
 
@@ -22,10 +23,12 @@ class Tally:
     """Of those, replies that could not be read."""
     failed: int = 0
     """Of those, calls that gave no reply."""
+    refused: int = 0
+    """Of those, questions that the labeler will not answer: they are not asked again."""
     elsewhere: int = 0
     """Answered by other workers meanwhile."""
     given_up: int = 0
-    """Not asked again: too many replies could not be read."""
+    """Not asked in this run: refused before, or too many replies could not be read."""
     cut: int = 0
     """Sent, but not waited for: the job was stopped, and its grace ran out."""
     cost: Cost = field(default_factory=Cost)
@@ -69,7 +72,7 @@ class Counts:
         """Count one reply."""
         self.number["asked"] += 1
         if reply.error:
-            self.number["failed"] += 1
+            self.number["refused" if is_refusal(reply.error) else "failed"] += 1
             self._errors[error_kind(reply.error)] += 1
         elif reply.answer is None:
             self.number["unreadable"] += 1

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from array import array
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -23,6 +24,8 @@ from vlmrl.annotate.audit import (
 from vlmrl.annotate.budget import Limits
 from vlmrl.annotate.job import Fill, JobReport, run_job
 from vlmrl.annotate.ledger import Ledger
+from vlmrl.annotate.query import Queries
+from vlmrl.annotate.replies import Replies
 from vlmrl.types import Item, Labeler, Query, Reply, Verdict
 
 
@@ -98,8 +101,8 @@ class Trust:
 
 def differences(queries: Sequence[Query], truth: Callable[[Item], float]) -> Float64[np.ndarray, " Q"]:
     """Return the truth of a minus that of b, both rounded to DIGITS, so that no difference is exactly 0."""
-    known = np.array([[truth(item) for item in query.items] for query in queries], np.float64).reshape(-1, 2)
-    known = np.round(known, DIGITS)
+    values = (truth(item) for query in queries for item in query.items)
+    known = np.round(np.fromiter(values, np.float64).reshape(-1, 2), DIGITS)
     return np.round(known[:, 0] - known[:, 1], DIGITS)
 
 
@@ -134,7 +137,7 @@ def ask_swapped(
     limits: Limits,
     pictures: Fill | None,
     count: int,
-) -> tuple[list[Reply | None], JobReport]:
+) -> tuple[Replies, JobReport]:
     """Ask the first `count` answered pairs again with their sides swapped, within the limits.
 
     Returns a reply a query, None where it was not asked, and what that took.
@@ -142,14 +145,15 @@ def ask_swapped(
     Raises:
         LabelerError: if the labeler cannot go on.
     """
-    known = ledger.answers(report.keys)
-    answered = [i for i, key in enumerate(report.keys) if key in known][:count]
-    again = [queries[i].swapped() for i in answered]
+    answered = array("q", (i for i, reply in enumerate(ledger.standing(report.keys)) if reply is not None))[:count]
+    again = Queries(answered, lambda place: queries[place].swapped())
     found = run_job(again, labeler, ledger=ledger, limits=limits, pictures=pictures)
-    answers = ledger.answers(found.keys)
-    replies: list[Reply | None] = [None] * len(queries)
-    for i, key in zip(answered, found.keys, strict=True):
-        replies[i] = answers.get(key)
+    replies, rest = Replies(), iter(zip(answered, ledger.standing(found.keys), strict=True))
+    place, reply = next(rest, (-1, None))
+    for i in range(len(queries)):
+        replies.append(reply if i == place else None)
+        if i == place:
+            place, reply = next(rest, (-1, None))
     return replies, found
 
 

@@ -14,6 +14,7 @@ from vlmrl.annotate import JobReport, Ledger, Limits, Pictures, load_labeler, ru
 from vlmrl.annotate.asking import Asking
 from vlmrl.annotate.job import Fill
 from vlmrl.annotate.polls import merged
+from vlmrl.annotate.replies import Replies
 from vlmrl.annotate.trust import Described, Trust, ask_swapped, differences, measure, rest
 from vlmrl.annotate.truth import true_rows
 from vlmrl.cli.view import View
@@ -24,6 +25,10 @@ from vlmrl.types import Cost, Labeler, Query, Reply, Verdict
 
 VOTERS = ("openai",)
 """Labelers whose answers to the same question may differ, by `draw`."""
+
+
+UNANSWERED = ("unreadable", "failed", "refused", "given_up")
+"""Of the questions of a job, those that have no answer, by the reason."""
 
 
 @dataclass(frozen=True)
@@ -37,8 +42,8 @@ class Asked:
     """What the labeler tells about itself."""
     cost: Cost
     """Of the answers to these pairs, whenever they were given."""
-    replies: Sequence[Reply | None]
-    """One to each pair, made of all that were given."""
+    replies: Replies
+    """One to each pair, made of all that were given; their texts are in the ledger."""
     served: Sequence[str] = ()
     """Models that answered, as their servers call them."""
     fewer: int = 0
@@ -67,14 +72,12 @@ def ask(
     voters = (answerer,) if isinstance(answerer, Labeler) else tuple(answerer)
     asking, pictures = asking or Asking(), pictures or Pictures(store)
     both = asking.order == "both"
-    votes: list[list[Reply | None]] = []
-    swapped: list[list[Reply | None]] = []
+    votes, swapped = list[Replies](), list[Replies]()
     reports: list[JobReport] = []
     for voter in voters:
         report = asked_once(queries, voter, book=book, limits=left(limits, reports), pictures=pictures)
         reports.append(report)
-        answers = book.answers(report.keys)
-        votes.append([answers.get(key) for key in report.keys])
+        votes.append(book.standing(report.keys))
         count = len(queries) if both else check_order if voter is voters[0] else 0
         count = 0 if report.stopped_by == "interrupt" else count
         turned, check = ask_swapped(
@@ -89,15 +92,14 @@ def ask(
         at_end = asking.shown("preference") == "before_after"
         difference = differences(queries, true_progress(store, at_end=at_end))
     counted = votes + (swapped if both else [])
-    times = [sum(some[i] is not None for some in counted) for i in range(len(queries))]
-    given = [reply for some in votes + swapped for reply in some if reply is not None]
+    times = (sum(some[i] is not None for some in counted) for i in range(len(queries)))
     return Asked(
         report=total(reports, replies),
         trust=measure(replies, swapped[0], difference=difference, first=votes[0]),
         facts=voters[0].facts if isinstance(voters[0], Described) else {},
-        cost=sum((reply.cost for some in votes for reply in some if reply is not None), Cost()),
+        cost=sum((some.cost for some in votes), Cost()),
         replies=replies,
-        served=sorted({reply.served for reply in given if reply.served}),
+        served=sorted(set[str]().union(*(some.served for some in votes + swapped))),
         fewer=sum(0 < count < len(voters) * (2 if both else 1) for count in times),
     )
 
@@ -123,6 +125,7 @@ def total(reports: Sequence[JobReport], replies: Sequence[Reply | None]) -> JobR
     stops = [report.stopped_by for report in reports if report.stopped_by]
     return replace(
         reports[0],
+        **{name: sum(getattr(r, name) for r in reports) for name in UNANSWERED},
         cost=sum((report.cost for report in reports), Cost()),
         seconds=sum(report.seconds for report in reports),
         verdicts={v.value: found[v.value] for v in Verdict},
@@ -183,12 +186,22 @@ def voters(
     ]
 
 
+def unanswered(reports: Sequence[JobReport]) -> str:
+    """Which questions have no answer, and how they get one."""
+    count = {name: sum(getattr(r, name) for r in reports) for name in UNANSWERED}
+    again = " (limits.retry_refused=true asks those again)" if count["refused"] + count["given_up"] else ""
+    return (
+        f"{count['unreadable']} unreadable, {count['failed']} failed, {count['refused']} refused, "
+        f"{count['given_up']} given up before{again}"
+    )
+
+
 def describe(report: JobReport) -> str:
     """One line a person reads after a labeling job."""
     verdicts = ", ".join(f"{name} {count}" for name, count in sorted(report.verdicts.items()))
     return (
         f"{report.labeler}: {report.total} questions, {report.cached} known before, {report.asked} asked now, "
-        f"{report.unreadable} unreadable, {report.given_up} given up; verdicts: {verdicts or 'none'}; "
+        f"{unanswered([report])}; verdicts: {verdicts or 'none'}; "
         f"{report.cost.calls} calls, {report.cost.prompt_tokens + report.cost.completion_tokens} tokens, "
         f"${report.cost.usd:.2f}, {report.seconds:.0f} s"
     )

@@ -10,6 +10,7 @@ from vlmrl.annotate import Ledger, true_progress
 from vlmrl.annotate.agreement import shown_episodes
 from vlmrl.annotate.assessment.columns import column_opinions
 from vlmrl.annotate.assessment.figures import Reference, Slices, assess, persons
+from vlmrl.annotate.assessment.joined import join_answers
 from vlmrl.annotate.assessment.page import write
 from vlmrl.annotate.assessment.text import text
 from vlmrl.annotate.audit import DIGITS
@@ -35,6 +36,8 @@ class AuditConfig:
     """Annotators that are people, beside everybody at the page: the names of imported comparisons."""
     columns: tuple[str, ...] = ()
     """Columns of the store as judges, such as truth/reward or reward/COLUMN: the side with the larger sum is better."""
+    disagree: Literal["tie", "drop", "mean"] = "tie"
+    """How a labeler's several answers to a pair become one label (`NAME, joined`): ask.disagree of the labeling job."""
     sentence: str | None = None
     """Only labels for this sentence; null: all."""
 
@@ -50,7 +53,9 @@ def main(content: Mapping[str, Any], folder: Path) -> None:
         paid = spent(ledger, store, sentence=config.sentence)
     names = sorted({o.annotator for j in pairs for o in j.opinions})
     people = persons(names, config.people)
-    found = assess(pairs, reference(config, store, pairs, people), slices(store, pairs), people=people, paid=paid)
+    joined = join_answers(pairs, [name for name in names if name not in people], disagree=config.disagree)
+    right = reference(config, store, pairs, people)
+    found = assess(pairs, right, slices(store, pairs), people=people, paid=paid, joined=joined)
     found |= {"store": config.store, "crossing": [j.pair.id for j in pairs if crossing(j)]}
     write_json(folder / "config.json", masked(dict(content)))
     write_json(folder / "meta.json", provenance() | {"store": store.hash})

@@ -14,20 +14,21 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from vlmrl import config as configuration
-from vlmrl.annotate import Ledger, Limits, load_labeler, sample_pairs, true_progress
+from vlmrl.annotate import Ledger, Limits, load_labeler, true_progress
 from vlmrl.annotate.asking import Asking
 from vlmrl.annotate.assessment.benchmark import write_benchmark
 from vlmrl.annotate.assessment.figures import Reference, assess
-from vlmrl.annotate.assessment.text import share, table
+from vlmrl.annotate.assessment.text import divided, share, table
 from vlmrl.annotate.opinions import Judged, Opinion
 from vlmrl.annotate.people.question import Pair
+from vlmrl.annotate.query import Queries
 from vlmrl.annotate.recorded import read
 from vlmrl.annotate.stress import RULES
 from vlmrl.annotate.trust import differences
 from vlmrl.cli.ask import ask, left, make_labeler
 from vlmrl.cli.asking import pick_prompt, pictures
 from vlmrl.cli.audit import slices
-from vlmrl.cli.label import pick_camera, pick_sentence
+from vlmrl.cli.choosing import by_sentence, draw, pick_camera
 from vlmrl.cli.stress import stress
 from vlmrl.encoder import JUDGES
 from vlmrl.errors import ConfigError, DataError, VlmrlError, unknown
@@ -51,7 +52,7 @@ class BenchmarkConfig:
     truth: str | None = None
     """Recorded answers to compare with, as labeler=recorded reads them; null: the store's true progress."""
     sentence: str | None = None
-    """What the robot should do; null: the sentence recorded with the data."""
+    """What the robot should do; null: the sentences recorded with the data, each with its share of the pairs."""
     camera: str | None = None
     """Whose pictures are judged; null: the store's first."""
     pairs: int = 1_000
@@ -95,7 +96,7 @@ def main(content: Mapping[str, Any], folder: Path) -> None:
     differ = int((difference != 0).sum())
     truth = config.truth or "the simulator's true progress"
     found = side_by_side(queries, difference, answers, store, truth=truth, graded=config.truth is None)
-    print(f"\n{text(rows)}\n\n{stress_text(rows)}")
+    print("\n\n".join(["", *filter(None, [text(rows), divided(found), stress_text(rows)])]))
     print(f"{len(queries)} pairs of {config.store}, {differ} of which differ in truth ({config.truth or 'progress'})")
     write_json(folder / "parts.json", found)
     page = write_benchmark(folder / "benchmark.html", rows, found)
@@ -113,13 +114,14 @@ def labelled_pairs(
 
     Raises:
         DataError: if there is no truth, or fewer pairs than wanted.
-        ConfigError: if there is no single sentence.
+        ConfigError: if there is no sentence.
     """
     generator = np.random.default_rng(config.seed)
     if config.truth is not None:
         return _recorded_pairs(config.truth, config, store, camera, generator)
-    sentence = pick_sentence(store, config.sentence)
-    queries = sample_pairs(store, camera, count=config.pairs, instruction=sentence, generator=generator)
+    queries = draw(store, camera, config.sentence, config.pairs, config.seed, Asking())
+    if len(by_sentence(store, config.sentence)) > 1:  # mixed, so that the first ones, under stress, are of all
+        queries = Queries(generator.permutation(len(queries)).tolist(), queries.__getitem__)
     return queries, differences(queries, true_progress(store))
 
 
@@ -135,16 +137,16 @@ def _recorded_pairs(
         and record.reply.answer in _TRUTH
         and all(isinstance(i, Frame) and i.camera == camera and i.episode in episodes for i in record.items)
     ]
-    sentences = {config.sentence} if config.sentence else {record.sentence for record in here}
-    if here and (len(sentences) != 1 or None in sentences):
-        have = ", ".join(sorted(repr(s) for s in sentences if s)) or "none that is spelt out"
-        raise ConfigError(f"say what the robot should do: sentence='...'; {file} has: {have}")
-    sentence = next((s for s in sentences if s), "")
-    answers: defaultdict[tuple[Item, ...], set[Verdict]] = defaultdict(set)
+    # Prompts hold their sentence among other words: those that the store records are looked for.
+    known = [config.sentence] if config.sentence else sorted({*store.episodes.instruction} - {""})
+    answers: defaultdict[tuple[tuple[Item, ...], str], set[Verdict]] = defaultdict(set)
     for record in here:
-        if record.asks(sentence):
-            answers[record.items].add(cast("Verdict", record.reply.answer))
-    clear = [(Query(Kind.PREFERENCE, k, sentence), v.pop()) for k, v in answers.items() if len(v) == 1]
+        asked = next((s for s in known if record.asks(s)), None if config.sentence else record.sentence)
+        if asked:
+            answers[record.items, asked].add(cast("Verdict", record.reply.answer))
+    if here and not answers and not config.sentence:
+        raise ConfigError(f"say what the robot should do: sentence='...'; {file} has none that is spelt out")
+    clear = [(Query(Kind.PREFERENCE, items, asked), v.pop()) for (items, asked), v in answers.items() if len(v) == 1]
     if not clear:
         raise DataError(f"{file} has no clear answer about pictures of {store.path}, camera {camera!r}")
     chosen = [clear[i] for i in generator.permutation(len(clear))[: config.pairs]]
@@ -166,7 +168,8 @@ def score(
     try:
         settings = composed(entry)
         prompt = pick_prompt(store, "preference", Asking())
-        answerer = make_labeler(settings, store, camera=camera, sentence=queries[0].instruction, prompt=prompt)
+        sentences = sorted({query.instruction for query in queries})
+        answerer = make_labeler(settings, store, camera=camera, sentence=sentences, prompt=prompt)
         row["labeler"] = answerer.name
         asked = ask(
             queries,
@@ -186,7 +189,11 @@ def score(
         return row | {"error": str(error)}, []
     report, known = asked.report, book.answers(asked.report.keys)
     row |= {"judge": dict(asked.facts), "known_before": report.cached, "stopped_by": report.stopped_by}
-    row |= asked.trust.as_json() | {"unreadable": report.unreadable, "given_up": report.given_up}
+    row |= asked.trust.as_json() | {
+        "unreadable": report.unreadable,
+        "refused": report.refused,
+        "given_up": report.given_up,
+    }
     row |= {"cost": dataclasses.asdict(asked.cost), "seconds": time.perf_counter() - began}
     return row, [known.get(key) for key in report.keys]
 

@@ -1,4 +1,4 @@
-"""Draws the pairs of a labeling job whose settings say more than how many: audit, extension, active choice."""
+"""What a labeling job asks about: whose pictures, by which sentence, which pairs; audit, extension, active choice."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -6,14 +6,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 
 from vlmrl.annotate import JobReport, Ledger, sample_pairs
 from vlmrl.annotate.asking import Asking
 from vlmrl.annotate.choice import Config, Rows, choose
+from vlmrl.annotate.clips import ClipEnds
 from vlmrl.annotate.frozen import freeze
 from vlmrl.annotate.known import known_pairs
-from vlmrl.annotate.query import FramePairs
+from vlmrl.annotate.query import FramePairs, Queries, joined
 from vlmrl.errors import ConfigError
 from vlmrl.reward import preference
 from vlmrl.reward.distill import distill
@@ -22,9 +23,83 @@ from vlmrl.reward.network import score
 from vlmrl.reward.scorer import Scorer
 from vlmrl.runfolder import Metrics
 from vlmrl.store import Store
+from vlmrl.types import Query
 
 _CHUNK = 2048
 """Rows held at once."""
+
+
+def pick_camera(store: Store, wanted: str | None) -> str:
+    """The camera asked for, or the store's first.
+
+    Raises:
+        ConfigError: if the store has no such camera.
+    """
+    if not store.cameras:
+        raise ConfigError(f"{store.path} has no pictures: labels need at least one camera")
+    if wanted is not None and wanted not in store.cameras:
+        raise ConfigError(f"unknown camera {wanted!r}; have: {', '.join(store.cameras)}")
+    return wanted or store.cameras[0]
+
+
+def pick_sentence(store: Store, wanted: str | None) -> str:
+    """The sentence asked for, or the one that all episodes share.
+
+    Raises:
+        ConfigError: if there is no single sentence.
+    """
+    recorded = sorted(set(store.episodes.instruction))
+    if wanted is None and (len(recorded) != 1 or not recorded[0]):
+        raise ConfigError(f"say what the robot should do: sentence='...'; the store has: {recorded}")
+    return wanted or recorded[0]
+
+
+def by_sentence(store: Store, wanted: str | None) -> dict[str, list[str]]:
+    """Ids of the episodes that are about each sentence; all are about the one that is asked for.
+
+    Raises:
+        ConfigError: if an episode has none and none is asked for.
+    """
+    table = store.episodes
+    if wanted is None and not all(table.instruction):
+        raise ConfigError("some episodes have no recorded sentence: say what the robot should do, sentence='...'")
+    found: dict[str, list[str]] = {}
+    for id, own in zip(table.id, table.instruction, strict=True):
+        found.setdefault(wanted or own, []).append(id)
+    return dict(sorted(found.items()))
+
+
+def draw(store: Store, camera: str, sentence: str | None, pairs: int, seed: int, asking: Asking) -> Sequence[Query]:
+    """The pairs to ask about: of episodes with the same sentence, where each has its own."""
+    generator = np.random.default_rng(seed)
+    show = asking.shown("preference")
+    ends = None if show == "frame" else ClipEnds(store, store.column("time"), seconds=asking.clip_s)
+    groups = by_sentence(store, sentence)
+    if len(groups) == 1 and ends is None and asking.order != "random":
+        return sample_pairs(store, camera, count=pairs, instruction=next(iter(groups)), generator=generator)
+    shares = np.array([len(ids) for ids in groups.values()]) / len(store.episodes)
+    counts = np.diff(np.round(pairs * np.cumsum([0.0, *shares])).astype(int)).tolist()
+    queries = joined(
+        [
+            sample_pairs(
+                ends or store,
+                camera,
+                count=count,
+                instruction=goal,
+                generator=generator,
+                episodes=None if len(groups) == 1 else ids,
+            )
+            for (goal, ids), count in zip(groups.items(), counts, strict=True)
+        ]
+    )
+    if asking.order == "random":
+        queries = turned(queries, generator.random(pairs) < 0.5)
+    return ends.about(queries) if ends else queries
+
+
+def turned(queries: Sequence[Query], which: Bool[np.ndarray, " Q"]) -> Queries:
+    """Queries of which some have their sides exchanged."""
+    return Queries(range(len(queries)), lambda i: queries[i].swapped() if which[i] else queries[i])
 
 
 @dataclass(frozen=True)
@@ -105,8 +180,7 @@ def chosen(
         if reports[-1].stopped_by:
             break
         keys = reports[-1].keys[len(audit) :]
-        answers = book.answers(keys)
-        labels = freeze(train, keys, [answers.get(key) for key in keys])
+        labels = freeze(train, keys, book.standing(keys))
         rewarder = distill(
             store, labels, reward, camera=drawing.camera, seed=drawing.seed, metrics=Metrics(metrics),
             name=f"round {number}", quiet=True,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from vlmrl.annotate import Ledger
+from vlmrl.annotate import Ledger, Limits
 from vlmrl.annotate.estimate import PIXELS, Amount, Estimate, estimate
 from vlmrl.annotate.job import Fill, Metered
 from vlmrl.annotate.openai import OpenAI
@@ -42,7 +42,7 @@ def main(
     order = np.random.default_rng(config.seed).permutation(len(queries))[:_LOOKED_AT]
     looked = [queries[i] for i in order.tolist()]
     with Ledger(config.ledger) as book:
-        unknown = unanswered(looked, labeler, book, fill, batch=config.limits.batch)
+        unknown = unanswered(looked, labeler, book, fill, limits=config.limits)
         sample = unknown[: config.sample]
         costs = asked(config, sample, labeler, book, fill) if sample else guessed(labeler, unknown, fill)
     whole = number(config, len(queries))
@@ -66,14 +66,15 @@ def paces(settings: Mapping[str, Any]) -> list[tuple[float | None, str]]:
     return [(servers * limit if limit else None, what) for what, limit in limits.items()]
 
 
-def unanswered(queries: Sequence[Query], labeler: Labeler, book: Ledger, fill: Fill, *, batch: int) -> list[Query]:
-    """Those of some queries that the ledger has no answer to."""
+def unanswered(queries: Sequence[Query], labeler: Labeler, book: Ledger, fill: Fill, *, limits: Limits) -> list[Query]:
+    """Those of some queries that the job would ask: the ledger has no answer to them, and they were not given up."""
     sees = not isinstance(labeler, Metered) or labeler.needs_pictures
     found: list[Query] = []
-    for start in range(0, len(queries), batch):
-        some = queries[start : start + batch]
+    for start in range(0, len(queries), limits.batch):
+        some = queries[start : start + limits.batch]
         keys = [question_key(labeler.content(query)) for query in (fill(some) if sees else some)]
-        known = {*book.settled(keys).answered}
+        done = book.settled(keys, attempts=limits.attempts, retry_refused=limits.retry_refused)
+        known = {*done.answered, *done.given_up}
         found += [query for query, key in zip(some, keys, strict=True) if key not in known]
     return found
 

@@ -7,29 +7,26 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-
 from vlmrl import config as configuration
 from vlmrl.annotate import (
     JobReport,
     Ledger,
     Limits,
-    sample_pairs,
     true_progress,
 )
 from vlmrl.annotate.asking import Asking
 from vlmrl.annotate.choice import Config as Choice
-from vlmrl.annotate.clips import ClipEnds
 from vlmrl.annotate.comparisons import Config as Comparisons
 from vlmrl.annotate.comparisons import import_comparisons
 from vlmrl.annotate.frozen import freeze
 from vlmrl.annotate.people.settled import people_above
 from vlmrl.annotate.questions import Rows
+from vlmrl.annotate.replies import Replies
 from vlmrl.annotate.trust import Trust
 from vlmrl.cli import dryrun
-from vlmrl.cli.ask import ask, asked_once, describe, left, voters
+from vlmrl.cli.ask import Asked, ask, asked_once, describe, left, voters
 from vlmrl.cli.asking import pick_prompt, pictures
-from vlmrl.cli.choosing import Drawing, check, chosen, plain
+from vlmrl.cli.choosing import Drawing, by_sentence, check, chosen, draw, pick_camera, pick_sentence, plain
 from vlmrl.cli.questions import answer
 from vlmrl.errors import ConfigError, LabelerError
 from vlmrl.reward import preference
@@ -37,7 +34,7 @@ from vlmrl.reward.distill import distill
 from vlmrl.reward.relabel import relabel
 from vlmrl.runfolder import Metrics, masked, provenance, write_json
 from vlmrl.store import Store
-from vlmrl.types import Frame, Item, Preferences, Query, Span
+from vlmrl.types import Frame, Item, Preferences, Query, Reply, Span
 
 
 @dataclass(frozen=True)
@@ -258,9 +255,9 @@ def annotate(
     check(choice, asking, sentences)
     prompt = pick_prompt(store, "preference", asking)
     fill = pictures(store, asking, question="preference", camera=camera)
-    audit, before = 0, list[JobReport]()
     with Ledger(ledger) as book:
         answerers = voters(labeler, store, camera=camera, sentence=sentences, prompt=prompt, votes=asking.votes)
+        audit, before = 0, list[JobReport]()
         if plain(choice):
             queries: Sequence[Query] = draw(store, camera, sentence, pairs, seed, asking)
         else:
@@ -287,20 +284,36 @@ def annotate(
             pictures=fill,
         )
         people = people_above(book, queries, asked.report.keys)
-    report = together(asked.report, before)
+    asked = replace(asked, report=together(asked.report, before))
+    refuse_useless(asked.report, limits, masked(ledger))
+    return settled(queries, asked, people, audit=audit, show=asking.shown("preference"))
+
+
+def refuse_useless(report: JobReport, limits: Limits, ledger: str) -> None:
+    """End where nothing was answered that can be trained on.
+
+    Raises:
+        KeyboardInterrupt: if that is because of an interrupt.
+        LabelerError: if it is not.
+    """
     if report.stopped_by == "interrupt" and not any(report.verdicts.values()):
         raise KeyboardInterrupt
     if not any(v for k, v in report.verdicts.items() if k != "unsure"):
         raise LabelerError(
             f"{report.labeler} gave no usable answer to {report.total} questions "
-            f"({report.given_up} given up after {limits.attempts} unreadable replies each: limits.attempts allows "
-            f"more, labeler.draw=1 asks anew); its replies are in {masked(ledger)}"
+            f"({report.refused + report.given_up} refused or, after {limits.attempts} unreadable replies, given up: "
+            f"limits.retry_refused=true asks them again, labeler.draw=1 all anew); its replies are in {ledger}"
         )
-    replies = [people.get(key, reply) for key, reply in zip(report.keys, asked.replies, strict=True)]
-    train = freeze(queries[audit:], report.keys[audit:], replies[audit:])
-    kept = freeze(queries[:audit], report.keys[:audit], replies[:audit]) if audit else None
-    shown = asking.shown("preference")
-    return Labels(queries[audit:], report, train, asked.trust, asked.facts, asked.served, asked.fewer, shown, kept)
+
+
+def settled(queries: Sequence[Query], asked: Asked, people: Mapping[str, Reply], *, audit: int, show: str) -> Labels:
+    """The labels of pairs, the first `audit` of them kept from training; what people said stands above the labeler."""
+    keys, replies = asked.report.keys, asked.replies
+    if people:
+        replies = Replies(people.get(key, reply) for key, reply in zip(keys, replies, strict=True))
+    train = freeze(queries[audit:], keys[audit:], replies[audit:])
+    kept = freeze(queries[:audit], keys[:audit], replies[:audit]) if audit else None
+    return Labels(queries[audit:], asked.report, train, asked.trust, asked.facts, asked.served, asked.fewer, show, kept)
 
 
 def together(last: JobReport, before: Sequence[JobReport]) -> JobReport:
@@ -314,42 +327,6 @@ def together(last: JobReport, before: Sequence[JobReport]) -> JobReport:
         seconds=last.seconds + sum(report.seconds for report in before),
         stopped_by=last.stopped_by or next((report.stopped_by for report in before if report.stopped_by), ""),
     )
-
-
-def draw(store: Store, camera: str, sentence: str | None, pairs: int, seed: int, asking: Asking) -> Sequence[Query]:
-    """The pairs to ask about: of episodes with the same sentence, where each has its own."""
-    generator = np.random.default_rng(seed)
-    show = asking.shown("preference")
-    ends = None if show == "frame" else ClipEnds(store, store.column("time"), seconds=asking.clip_s)
-    groups = by_sentence(store, sentence)
-    if len(groups) == 1 and ends is None and asking.order != "random":
-        return sample_pairs(store, camera, count=pairs, instruction=next(iter(groups)), generator=generator)
-    shares = np.array([len(ids) for ids in groups.values()]) / len(store.episodes)
-    counts = np.diff(np.round(pairs * np.cumsum([0.0, *shares])).astype(int)).tolist()
-    queries: list[Query] = []
-    for (goal, ids), count in zip(groups.items(), counts, strict=True):
-        some = None if len(groups) == 1 else ids
-        queries += sample_pairs(
-            ends or store, camera, count=count, instruction=goal, generator=generator, episodes=some
-        )
-    if asking.order == "random":
-        queries = [q.swapped() if coin else q for q, coin in zip(queries, generator.random(pairs) < 0.5, strict=True)]
-    return ends.about(queries) if ends else queries
-
-
-def by_sentence(store: Store, wanted: str | None) -> dict[str, list[str]]:
-    """Ids of the episodes that are about each sentence; all are about the one that is asked for.
-
-    Raises:
-        ConfigError: if an episode has none and none is asked for.
-    """
-    table = store.episodes
-    if wanted is None and not all(table.instruction):
-        raise ConfigError("some episodes have no recorded sentence: say what the robot should do, sentence='...'")
-    found: dict[str, list[str]] = {}
-    for id, own in zip(table.id, table.instruction, strict=True):
-        found.setdefault(wanted or own, []).append(id)
-    return dict(sorted(found.items()))
 
 
 def quality(held_out: Mapping[str, float]) -> str:
@@ -371,31 +348,6 @@ def column(preferences: Preferences, rewarder: preference.PreferenceReward) -> s
     return f"preference-{preferences.snapshot[:8]}-{settings[:4]}-seed{rewarder.facts['seed']}"
 
 
-def pick_camera(store: Store, wanted: str | None) -> str:
-    """The camera asked for, or the store's first.
-
-    Raises:
-        ConfigError: if the store has no such camera.
-    """
-    if not store.cameras:
-        raise ConfigError(f"{store.path} has no pictures: labels need at least one camera")
-    if wanted is not None and wanted not in store.cameras:
-        raise ConfigError(f"unknown camera {wanted!r}; have: {', '.join(store.cameras)}")
-    return wanted or store.cameras[0]
-
-
-def pick_sentence(store: Store, wanted: str | None) -> str:
-    """The sentence asked for, or the one that all episodes share.
-
-    Raises:
-        ConfigError: if there is no single sentence.
-    """
-    recorded = sorted(set(store.episodes.instruction))
-    if wanted is None and (len(recorded) != 1 or not recorded[0]):
-        raise ConfigError(f"say what the robot should do: sentence='...'; the store has: {recorded}")
-    return wanted or recorded[0]
-
-
 def as_json(labels: Labels, store: Store) -> dict[str, Any]:
     """The answers for the report: who, how many, and how right they are where the truth is known."""
     report = labels.report
@@ -410,6 +362,8 @@ def as_json(labels: Labels, store: Store) -> dict[str, Any]:
         "stopped_by": report.stopped_by,
         "fewer_answers": labels.fewer,
         "unreadable": report.unreadable,
+        "refused": report.refused,
+        "given_up": report.given_up,
         "calls": report.cost.calls,
         "tokens": report.cost.prompt_tokens + report.cost.completion_tokens,
         "usd": report.cost.usd,

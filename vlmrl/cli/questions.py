@@ -10,9 +10,11 @@ from jaxtyping import Float64
 
 from vlmrl.annotate import JobReport, Ledger
 from vlmrl.annotate.clips import ClipEnds
+from vlmrl.annotate.query import Queries
 from vlmrl.annotate.question import digest, item_to_json
 from vlmrl.annotate.questions import ask_about, choose
-from vlmrl.cli.ask import asked_once, left, voters
+from vlmrl.annotate.replies import Replies
+from vlmrl.cli.ask import asked_once, left, unanswered, voters
 from vlmrl.cli.asking import pick_prompt, pictures
 from vlmrl.cli.columns import describe, refuse_other
 from vlmrl.errors import ConfigError, LabelerError
@@ -60,7 +62,8 @@ def answer(config: "LabelConfig", labeler: Mapping[str, Any], store: Store, *, c
         if "interrupt" in stops:
             raise KeyboardInterrupt
         return
-    values = numbers(store, [q for _ in replies for q in queries], [reply for some in replies for reply in some])
+    every = Queries(range(total), lambda place: queries[place % len(queries)])
+    values = numbers(store, every, Replies(reply for some in replies for reply in some))
     if not np.isfinite(values[:, 1]).any():
         raise LabelerError(f"{annotator} gave no answer that can be read; its replies are in {masked(config.ledger)}")
     limit = calibrated(store, values, false_positives=config.false_positives) if config.question == "success" else None
@@ -100,37 +103,35 @@ def asked(
     *,
     camera: str,
     prompt: str,
-) -> tuple[list[list[Reply | None]], list[JobReport], str]:
+) -> tuple[list[Replies], list[JobReport], str]:
     """The replies of each vote to each question, what that took, and who gave them."""
     shuffled = config.question == "progress"
     answerers = voters(
         labeler, store, camera=camera, sentence="", prompt=prompt, votes=1 if shuffled else config.ask.votes
     )
     fill = pictures(store, config.ask, question=config.question, camera=camera)
-    replies: list[list[Reply | None]] = []
+    replies: list[Replies] = []
     reports: list[JobReport] = []
     with Ledger(config.ledger) as book:
         for answerer in answerers:
             limits = left(config.limits, reports)
             reports.append(asked_once(queries, answerer, book=book, limits=limits, pictures=fill))
-            known = book.answers(reports[-1].keys)
-            replies.append([known.get(key) for key in reports[-1].keys])
+            replies.append(book.standing(reports[-1].keys))
     return replies, reports, answerers[0].name
 
 
-def told(reports: Sequence[JobReport], replies: Sequence[Sequence[Reply | None]], annotator: str) -> str:
+def told(reports: Sequence[JobReport], replies: Sequence[Replies], annotator: str) -> str:
     """One line a person reads after the job."""
     cost = sum((report.cost for report in reports), Cost())
-    given = [reply for some in replies for reply in some if reply is not None]
-    unsure = sum(reply.answer is Verdict.UNSURE for reply in given)
-    soft = sum(reply.probability is not None for reply in given)
-    wanted = [reply for reply in given if isinstance(reply.answer, bool)]
-    kinds = f", {soft} with the probability of their tokens" if wanted else ""
-    served = ", ".join(sorted({reply.served for reply in given if reply.served}))
+    given = soft = unsure = bools = 0
+    for reply in (reply for some in replies for reply in some if reply is not None):
+        given, soft = given + 1, soft + (reply.probability is not None)
+        unsure, bools = unsure + (reply.answer is Verdict.UNSURE), bools + isinstance(reply.answer, bool)
+    kinds = f", {soft} with the probability of their tokens" if bools else ""
+    served = ", ".join(sorted(set[str]().union(*(some.served for some in replies))))
     return (
         f"{annotator}: {sum(r.total for r in reports)} questions, {sum(r.cached for r in reports)} known before, "
-        f"{sum(r.asked for r in reports)} asked now, {sum(r.unreadable for r in reports)} unreadable, "
-        f"{sum(r.given_up for r in reports)} given up; {len(given)} answers{kinds}, {unsure} unsure; "
+        f"{sum(r.asked for r in reports)} asked now, {unanswered(reports)}; {given} answers{kinds}, {unsure} unsure; "
         f"{cost.calls} calls, {cost.prompt_tokens + cost.completion_tokens} tokens, ${cost.usd:.2f}, "
         f"{sum(r.seconds for r in reports):.0f} s" + (f"; served by {served}" if served else "")
     )
@@ -223,7 +224,7 @@ def summary(
         "reward": name,
         "threshold": asdict(limit) if limit else None,
         "questions": sum(report.total for report in reports),
-        "unreadable": sum(report.unreadable + report.given_up for report in reports),
+        "unreadable": sum(report.unreadable + report.refused + report.given_up for report in reports),
         "cost": asdict(sum((report.cost for report in reports), Cost())),
         "answers": [
             [table.id[e], int(row - table.start[e]), int(values[row, 0]), float(values[row, 1]), float(values[row, 2])]

@@ -12,7 +12,7 @@ from vlmrl.annotate.people.clips import Clips
 from vlmrl.annotate.people.question import LABELER
 from vlmrl.annotate.people.queue import Queue, Rules
 from vlmrl.annotate.route import BY, route
-from vlmrl.cli.label import pick_camera
+from vlmrl.cli.choosing import pick_camera
 from vlmrl.errors import ConfigError, DataError, unknown
 from vlmrl.runfolder import masked, provenance, write_json
 from vlmrl.store import Store
@@ -27,7 +27,7 @@ class RouteConfig:
     ledger: str = "runs/labels.db"
     """Where the answers are, and the people's queue."""
     budget: int = 100
-    """Pairs on the people's queue after this command: those of runs before and those that `serve` drew count too."""
+    """Pairs that this command puts on the people's queue, in all its runs together; what `serve` draws is apart."""
     by: str = "doubt"
     """Why a pair is doubtful: order (another answer with sides swapped), ensemble (labelers apart), soft (probability
     near one half), doubt (order and ensemble before soft), or random, to compare with."""
@@ -52,13 +52,17 @@ def main(content: Mapping[str, Any], folder: Path) -> None:
             raise DataError(f"{masked(config.ledger)} holds no answer about pairs of {config.store}")
         queue = Queue(ledger, Clips(store, pick_camera(store, config.camera)), Rules())
         asked = queue.asked()
-        left = max(0, config.budget - len(asked))
+        routed = len(queue.routed())
+        left = max(0, config.budget - routed)
         chosen = [j for j in route(pairs, config.by, len(pairs)) if j.pair.id not in asked and queue.shows(j.pair)]
         added = queue.add([judged.pair for judged in chosen[:left]])
     write_json(folder / "config.json", masked(dict(content)))
     write_json(folder / "meta.json", provenance() | {"store": store.hash})
     doubts = [BY[config.by](judged) for judged in chosen[:left]]
     write_json(folder / "routed.json", [{"pair": j.pair.id, "by": d} for j, d in zip(chosen, doubts, strict=False)])
-    print(f"{len(asked)} pairs were on the people's queue, {added} of {len(pairs)} added by {config.by}")
+    print(
+        f"{len(asked)} pairs were on the people's queue, {routed} of them routed there; "
+        f"{added} of {len(pairs)} added by {config.by}"
+    )
     if doubts:
         print(f"their {config.by} is {doubts[0]:.2f} to {doubts[-1]:.2f}; {LABELER} answers: vlmrl label serve pairs=0")

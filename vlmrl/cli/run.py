@@ -12,6 +12,7 @@ from typing import Any
 
 from vlmrl import config as configuration
 from vlmrl.cli import label as labeling
+from vlmrl.cli.choosing import pick_camera
 from vlmrl.cli.collect import progress_bar
 from vlmrl.cli.distill import distill_all
 from vlmrl.cli.settings import RunConfig, continues, fitting, pick_task
@@ -72,7 +73,7 @@ def label(config: RunConfig, content: Mapping[str, Any], store: Store, folder: P
     labels = labeling.annotate(
         store,
         content["labeler"],
-        camera=labeling.pick_camera(store, config.camera),
+        camera=pick_camera(store, config.camera),
         sentence=config.sentence,
         pairs=config.pairs,
         seed=config.label_seed,
@@ -98,7 +99,7 @@ def reward_columns(
             store,
             labels.preferences,
             config.reward,
-            camera=labeling.pick_camera(store, config.camera),
+            camera=pick_camera(store, config.camera),
             seeds=config.seeds,
             folder=folder / "rewards",
             workers=config.workers,

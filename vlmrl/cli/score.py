@@ -12,8 +12,8 @@ from tqdm import tqdm
 
 from vlmrl import config as configuration
 from vlmrl.annotate.embeddings import embeddings
+from vlmrl.cli.choosing import pick_camera
 from vlmrl.cli.columns import describe, refuse_other
-from vlmrl.cli.label import pick_camera
 from vlmrl.errors import ConfigError
 from vlmrl.reward import REWARDERS, clip, rewarder
 from vlmrl.reward.relabel import relabel

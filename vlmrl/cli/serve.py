@@ -19,7 +19,7 @@ from vlmrl.annotate.people.question import Pair, is_person
 from vlmrl.annotate.people.queue import Queue, Rules
 from vlmrl.annotate.people.review import Review
 from vlmrl.annotate.people.tokens import Tokens, new_token, read_tokens
-from vlmrl.cli.label import pick_camera, pick_sentence
+from vlmrl.cli.choosing import pick_camera, pick_sentence
 from vlmrl.errors import ConfigError, DataError
 from vlmrl.runfolder import masked, provenance, write_json
 from vlmrl.store import Store
@@ -94,7 +94,7 @@ def prepare(config: ServeConfig, ledger: Ledger) -> tuple[Queue, Review]:
     truth = true_progress(store) if "truth/progress" in store.columns() else None
     review = Review(queue, sentences=sentences, truth=truth)
     if config.pairs:
-        queue.add(drawn(config, store, camera))
+        queue.add(drawn(config, store, camera), drawn=True)
     known = read_opinions(ledger, store, sentences=sentences)
     queue.offer(list({o.shown.id: o.shown for o in known if not is_person(o.annotator)}.values()))
     return queue, review

@@ -42,7 +42,8 @@ def stress(
     for condition in ("as they are", *CONDITIONS):
         spoilt = spoil(condition, queries, np.random.default_rng(seed), wrong=wrong)
         asked = pictured(spoilt, queries, pictures(store, Asking(), question="preference", camera=camera))
-        answerer = _labeler(settings, store, camera, spoilt, sentence=asked[0].instruction)
+        sentences = sorted({query.instruction for query in asked})
+        answerer = _labeler(settings, store, camera, spoilt, sentences=sentences)
         report = run_job(asked, answerer, ledger=book, limits=left(limits, reports))
         reports.append(report)
         answers = book.answers(report.keys)
@@ -54,11 +55,13 @@ def stress(
     return {"rows": rows, "exposed": exposed(rows)}
 
 
-def _labeler(settings: Mapping[str, Any], store: Store, camera: str, spoilt: Spoilt, *, sentence: str) -> Labeler:
+def _labeler(
+    settings: Mapping[str, Any], store: Store, camera: str, spoilt: Spoilt, *, sentences: Sequence[str]
+) -> Labeler:
     """The labeler; the judge, which looks pictures up by itself, is given the spoilt ones."""
     if settings["name"] != "judge":
         prompt = pick_prompt(store, "preference", Asking())
-        return make_labeler(settings, store, camera=camera, sentence=sentence, prompt=prompt)
+        return make_labeler(settings, store, camera=camera, sentence=sentences, prompt=prompt)
     config = configuration.build(judge.Config, settings, where="labeler")
     encoder = DualEncoder.load(config.checkpoint, device=config.device)
     stored = judge.stored(store, camera, encoder)
@@ -67,7 +70,7 @@ def _labeler(settings: Mapping[str, Any], store: Store, camera: str, spoilt: Spo
     def embed(item: Item) -> Float[np.ndarray, " D"]:
         return look(spoilt.item(unmarked(item, spoilt.mark)))
 
-    return judge.build(config, encoder=encoder, embed=embed, instruction=sentence)
+    return judge.build(config, encoder=encoder, embed=embed, instruction=sentences)
 
 
 def _encoding(encoder: DualEncoder, store: Store, spoilt: Spoilt) -> Callable[[Item], Float[np.ndarray, " D"]]:

@@ -45,12 +45,16 @@ def assess(
     *,
     people: Sequence[str],
     paid: Mapping[str, Cost] | None = None,
+    joined: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """Return all figures, JSON-ready; `people` are the annotators that are persons.
 
     `paid` is what the replies of each annotator took, those without an answer too; by default, what these answers did.
+    `joined` are names under which several answers of another are made one: these agree with nobody by themselves.
     """
+    joined = joined or {}
     names = sorted({o.annotator for j in pairs for o in j.opinions})
+    single = [name for name in names if name not in joined]
     gaps = {j.pair.id: reference.gap(j) for j in pairs}
     episodes = [shown_episodes((j.pair.a, j.pair.b)) for j in pairs]
     said = {name: [_verdict(j, name) for j in pairs] for name in names}
@@ -65,17 +69,17 @@ def assess(
                 slices,
                 graded=reference.graded,
                 compared=name not in reference.annotators,
-                paid=(paid or {}).get(name),
+                paid=(paid or {}).get(joined.get(name, name)),
             )
             for name in names
         ],
         "alpha": {
             "people": alpha(_together(said, people), episodes).as_json(),
-            "everybody": alpha(_together(said, names), episodes).as_json(),
+            "everybody": alpha(_together(said, single), episodes).as_json(),
         },
         "agreement": [
             {"a": x, "b": y, **_agreement(said[x], said[y], episodes)}
-            for x, y in combinations(names, 2)
+            for x, y in combinations(single, 2)
             if any(p and q for p, q in zip(said[x], said[y], strict=True))
         ],
     }
@@ -112,7 +116,7 @@ def _annotator(
     if compared:
         known = [(j, o, gap) for j, o in own if (gap := gaps[j.pair.id]) is not None]
         found["accuracy"] = _right(known)
-        found["slices"] = {title: _sliced(known, part) for title, part in slices.items()}
+        found["slices"] = {title: _sliced(known, part, graded=graded) for title, part in slices.items()}
         found["by_gap"] = _by_gap(known) if graded else []
         found["calibration"] = _calibration(known)
         correct = sum(_is_right(o, gap) for _, o, gap in known if gap and o.verdict in _SIDES)
@@ -137,15 +141,16 @@ def _right(known: Known) -> dict[str, Any]:
     }
 
 
-def _sliced(known: Known, part: Callable[[Judged], str]) -> list[dict[str, Any]]:
+def _sliced(known: Known, part: Callable[[Judged], str], *, graded: bool) -> list[dict[str, Any]]:
     """Accuracy by part, flagged where both have enough pairs and its interval lies wholly below that of the rest."""
     names = sorted({part(j) for j, *_ in known})
     rows: list[dict[str, Any]] = []
     for name in names:
-        row = _right([k for k in known if part(k[0]) == name])
+        own = [k for k in known if part(k[0]) == name]
+        row = _right(own)
         rest = _right([k for k in known if part(k[0]) != name])
         below = min(row["pairs"], rest["pairs"]) >= FEWEST and row["high"] < rest["low"]
-        rows.append({"part": name, "flagged": bool(below), **row})
+        rows.append({"part": name, "flagged": bool(below), **row, "by_gap": _by_gap(own) if graded else []})
     return rows
 
 

@@ -9,13 +9,17 @@ Figures = Mapping[str, Any]
 def text(found: Figures) -> str:
     """Return all tables."""
     parts = [f"{found['pairs']} pairs; right means: as {found['reference']}"]
-    parts += [_accuracy(found["annotators"])]
-    for one in found["annotators"]:
-        parts += _slices(one)
-    parts += [_gaps(one) for one in found["annotators"] if one.get("by_gap")]
+    parts += [_accuracy(found["annotators"]), divided(found)]
     parts += [_calibration(one) for one in found["annotators"] if one.get("calibration", {}).get("pairs")]
     parts += [_consistency(found["annotators"]), _agreement(found), _cost(found["annotators"]), *flags(found)]
     return "\n\n".join(part for part in parts if part)
+
+
+def divided(found: Figures) -> str:
+    """Return the accuracies by part and by difficulty."""
+    parts = [rows for one in found["annotators"] for rows in _slices(one)]
+    parts += [_gaps(one) for one in found["annotators"] if one.get("by_gap")]
+    return "\n\n".join(parts)
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -29,6 +29,11 @@ class Pair:
         return digest([sorted(canonical(item_to_json(item)) for item in (self.a, self.b)), self.sentence])
 
     @property
+    def way(self) -> str:
+        """Another one for each way round."""
+        return digest([*(canonical(item_to_json(item)) for item in (self.a, self.b)), self.sentence])
+
+    @property
     def swapped(self) -> "Pair":
         """The other way round."""
         return Pair(self.b, self.a, self.sentence)
@@ -50,10 +55,12 @@ class PersonQuestion:
     """The person who saw what others answered; empty: nobody does."""
     pair: str = ""
     """The same for both ways round."""
+    drawn: bool = False
+    """Put on the queue by the page itself, at random: no budget of routing pays for it."""
 
 
 def ask(
-    shown: Pair, pictures: tuple[str, str], *, draw: int = 0, repeat: str = "", sighted: str = ""
+    shown: Pair, pictures: tuple[str, str], *, draw: int = 0, repeat: str = "", sighted: str = "", drawn: bool = False
 ) -> tuple[Asked, PersonQuestion]:
     """Return a question as the ledger takes it, and as the page does."""
     content: dict[str, object] = {
@@ -67,6 +74,7 @@ def ask(
     }
     content |= {"repeat": repeat} if repeat else {}
     content |= {"sighted": sighted} if sighted else {}
+    content |= {"drawn": True} if drawn else {}
     key = question_key(content)
     return Asked(key, content, Query(Kind.PREFERENCE, (shown.a, shown.b), shown.sentence)), parsed(key, content)
 
@@ -77,7 +85,8 @@ def parsed(key: str, content: Mapping[str, Any]) -> PersonQuestion:
     shown = Pair(a, b, content["instruction"])
     a_seen, b_seen = content["pictures"]
     repeat, sighted = str(content.get("repeat", "")), str(content.get("sighted", ""))
-    return PersonQuestion(key, shown, (a_seen, b_seen), int(content["draw"]), repeat, sighted, shown.id)
+    draw, drawn = int(content["draw"]), bool(content.get("drawn"))
+    return PersonQuestion(key, shown, (a_seen, b_seen), draw, repeat, sighted, shown.id, drawn)
 
 
 def is_person(annotator: str) -> bool:

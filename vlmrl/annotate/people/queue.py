@@ -51,11 +51,16 @@ class Queue:
         self._visible: dict[str, bool] = {}
         self._labelled: Sequence[Pair] = ()
 
-    def add(self, pairs: Sequence[Pair]) -> int:
-        """Put pairs on the queue, first come first; return how many of them can be shown and are on it now."""
-        fit = [pair for pair in pairs if self.shows(pair)]
+    def add(self, pairs: Sequence[Pair], *, drawn: bool = False) -> int:
+        """Put pairs on the queue, first come first; return how many of them can be shown and are on it now.
+
+        `drawn` are those that nobody chose for their doubt.
+        """
+        fit, known = [pair for pair in pairs if self.shows(pair)], self.asked()
         for pair in fit:
-            self._register(pair)
+            if pair.id not in known:
+                self._register(pair, drawn=drawn)
+                known.add(pair.id)
         return len(fit)
 
     def offer(self, labelled: Sequence[Pair]) -> None:
@@ -128,9 +133,16 @@ class Queue:
 
     def asked(self) -> set[str]:
         """Return the pairs that people were or are to be asked about blind."""
+        return {question.pair for question in self._blind()}
+
+    def routed(self) -> set[str]:
+        """Return those that the page did not draw itself; ledgers from before it told them apart count all."""
+        return {question.pair for question in self._blind() if not question.drawn}
+
+    def _blind(self) -> list[PersonQuestion]:
         state = self.state()
         every = [*state.open.values(), *(g.question for g in state.given)]
-        return {question.pair for question in every if not question.repeat and not question.sighted}
+        return [question for question in every if not question.repeat and not question.sighted]
 
     def waiting(self, state: State) -> int:
         """Answers that the queue still wants, whoever gives them; pairs that cannot be shown are left out."""
@@ -162,7 +174,7 @@ class Queue:
                 return found
             if len(draws) < self.rules.overlap:
                 new = max(draw.draw for draw in draws) + 1
-                if found := self._lease(self._register(draws[0].shown, draw=new), person):
+                if found := self._lease(self._register(draws[0].shown, draw=new, drawn=draws[0].drawn), person):
                     return found
         return None
 
@@ -188,11 +200,13 @@ class Queue:
         if chosen is None:
             return None
         shown = chosen if generator.random() < 0.5 else chosen.swapped
-        return self._lease(self._register(shown), person)
+        return self._lease(self._register(shown, drawn=True), person)
 
-    def _register(self, shown: Pair, *, draw: int = 0, repeat: str = "", sighted: str = "") -> PersonQuestion:
+    def _register(
+        self, shown: Pair, *, draw: int = 0, repeat: str = "", sighted: str = "", drawn: bool = False
+    ) -> PersonQuestion:
         seen = (self.clips.digest(shown.a), self.clips.digest(shown.b))
-        asked, question = ask(shown, seen, draw=draw, repeat=repeat, sighted=sighted)
+        asked, question = ask(shown, seen, draw=draw, repeat=repeat, sighted=sighted, drawn=drawn)
         self.ledger.register([asked], labeler=LABELER)
         return question
 

@@ -74,7 +74,8 @@ class Review:
         self._queue, self._sentences, self._truth = queue, sentences, truth
         self._lock = threading.Lock()
         self._stamp: tuple[int, int] | None = None
-        self._judged: dict[str, Judged] = {}
+        self._judged: Sequence[Judged] = ()
+        self._pairs: dict[str, Pair] = {}
 
     def judged(self) -> list[Judged]:
         """Return all pairs that anybody judged, read anew when the ledger has changed."""
@@ -82,28 +83,30 @@ class Review:
             stamp = self._changed()
             if stamp != self._stamp:
                 opinions = read_opinions(self._queue.ledger, self._queue.clips.store, sentences=self._sentences)
-                self._judged = {judged.pair.id: judged for judged in gather(opinions)}
+                self._judged = gather(opinions)
+                # Both ways round: a pair turns when the answer by which it was shown is taken back.
+                self._pairs = {p.way: p for j in self._judged for p in (j.pair, j.pair.swapped)}
                 self._stamp = stamp
-            return list(self._judged.values())
+            return list(self._judged)
 
-    def pair(self, id: str) -> Pair:
-        """Return a pair by its id.
+    def pair(self, way: str) -> Pair:
+        """Return a pair the way round in which it was shown, whatever has been answered or taken back since.
 
         Raises:
             DataError: if nobody judged such a pair.
         """
         self.judged()
-        if id not in self._judged:
-            raise DataError(f"no pair {id[:12]} in the review")
-        return self._judged[id].pair
+        if way not in self._pairs:
+            raise DataError(f"no pair {way[:12]} in the review: nobody's answer to it counts")
+        return self._pairs[way]
 
     def item(self, key: str, side: int) -> Item | None:
-        """Return a side of a pair of the review, or of a question to people, by id or key; None where there is none."""
+        """Return a side of a pair of the review, or of a question to people, by way or key, or None."""
         state = self._queue.state()
         asked = state.open.get(key) or next((g.question for g in state.given if g.question.key == key), None)
-        if asked is None and key not in self._judged:
+        if asked is None and key not in self._pairs:
             self.judged()
-        shown = asked.shown if asked else self._judged[key].pair if key in self._judged else None
+        shown = asked.shown if asked else self._pairs.get(key)
         return None if shown is None else (shown.a, shown.b)[side]
 
     def choices(self) -> dict[str, Any]:
@@ -169,7 +172,7 @@ class Review:
             for raw, o in zip(judged.opinions, read, strict=True)
         ]
         return {
-            "pair": pair.id,
+            "pair": pair.way,
             "sentence": pair.sentence,
             "task": ", ".join(sorted(self._tasks(pair))),
             "quality": self._quality(pair),
