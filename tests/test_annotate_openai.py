@@ -302,7 +302,7 @@ def test_a_question_that_the_server_rejects_does_not_end_the_job_and_is_not_retr
 
     with serve(answer) as server:
         report = run(server, ledger, limits=Limits(concurrency=1))
-    assert (report.asked, report.failed, report.verdicts["a"]) == (20, 1, 19)
+    assert (report.asked, report.failed, report.refused, report.verdicts["a"]) == (20, 0, 1, 19)
     assert len(server.log) == 39
 
 
