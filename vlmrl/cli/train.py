@@ -22,6 +22,7 @@ from vlmrl.learn.weighting import Sampling, weighted
 from vlmrl.nn import PolicyNetwork, product_dtype
 from vlmrl.policy import LearnedPolicy, LearnedValue
 from vlmrl.runfolder import Metrics, masked, provenance, read_json, write_json
+from vlmrl.sight import Sight
 from vlmrl.sim import load_task, make
 from vlmrl.store import Store
 from vlmrl.store.autoreset import autoresets
@@ -44,7 +45,11 @@ class TrainConfig:
     seeds: tuple[int, ...] = (0,)
     """One policy each."""
     obs: tuple[str, ...] = ("state",)
-    """Observation keys that the policy sees."""
+    """Observation keys that the policy sees, whole or in part: state:0:4 is its first four numbers."""
+    cameras: tuple[str, ...] = ()
+    """Cameras whose pictures it sees too (bc, filtered_bc, diffusion, flow, iql, calql)."""
+    sight: Sight = field(default_factory=Sight)
+    """How it looks at pictures."""
     action: str = "action"
     """Column of actions to learn; action_requested: what was asked of a robot, before the safety chain."""
     labels: str | None = None
@@ -88,6 +93,8 @@ class Training:
     sampling: Sampling = field(default_factory=Sampling)
     clip_norm: float = 0.0
     resume: bool = True
+    cameras: tuple[str, ...] = ()
+    sight: Sight = field(default_factory=Sight)
 
     @property
     def done(self) -> bool:
@@ -107,6 +114,9 @@ class Training:
         )
         further |= {"clip_norm": self.clip_norm} if self.clip_norm else {}
         further |= {"action": self.action} if self.action != "action" else {}
+        if self.cameras:
+            sight = {key: list(value) if isinstance(value, tuple) else value for key, value in vars(self.sight).items()}
+            further |= {"cameras": list(self.cameras), "sight": sight}
         further |= {"labels": read_labels(self.labels).snapshot} if self.labels else {}
         return {
             "learner": dict(self.learner),
@@ -129,7 +139,9 @@ class Training:
     def transitions(self) -> Transitions:
         """What is learned from."""
         store = Store.open(self.store)
-        found = store.transitions(self.obs, self.reward, action=self.action)
+        found = store.transitions(
+            self.obs, self.reward, action=self.action, cameras=self.cameras, sight=self.sight
+        )
         found = weighted(self.sampling, found, store.episodes.source)
         return compared(found, store, read_labels(self.labels)) if self.labels else found
 
@@ -146,6 +158,14 @@ def main(content: Mapping[str, Any], folder: Path) -> None:
         )
     if config.action not in ("action", *(name for name in store.columns() if name == "action_requested")):
         raise unknown("column of actions", config.action, ["action", "action_requested (of a robot's recordings)"])
+    for camera in config.cameras:
+        if camera not in store.cameras:
+            raise unknown("camera", camera, store.cameras)
+        if (share := len(store.frame_rows(camera)) / len(store)) < 1:
+            print(
+                f"warning, {config.store}: {share:.0%} of rows have a picture of {camera!r} of their own, the others "
+                "show the latest before, while a policy in use sees each moment: collect with picture_every=1"
+            )
     for problem in autoresets(store):
         print(f"warning, {config.store}: {problem}")
     write_json(folder / "config.json", masked(dict(content)))
@@ -168,6 +188,8 @@ def main(content: Mapping[str, Any], folder: Path) -> None:
             config.sampling,
             config.clip_norm,
             config.resume,
+            config.cameras,
+            config.sight,
         )
         for seed in config.seeds
     ]
@@ -193,7 +215,7 @@ def bundles(trainings: Sequence[Training], workers: int, *, together: bool = Tru
     groups: dict[str, list[Training]] = {}
     for training in trainings:
         alike = replace(training, name="", seed=0, reward=None, folder="")
-        joint = together and stackable(training.config())
+        joint = together and stackable(training.config()) and not training.cameras
         groups.setdefault(repr(alike) if joint else training.folder, []).append(training)
     count = workers or len(os.sched_getaffinity(0))
     return [

@@ -171,7 +171,7 @@ def _random_walk(walk: Walk, config: Config, width: int) -> Transitions:
         walk.step(generator.uniform(-1, 1, width).astype(np.float32)) for _ in range(config.start)
     ]
     whole = [some for some in found if some is not None]
-    names = [field.name for field in dataclasses.fields(Transitions) if field.name != "weight"]
+    names = [field.name for field in dataclasses.fields(Transitions) if field.name not in ("weight", "pictures")]
     return Transitions(**{name: np.concatenate([getattr(some, name) for some in whole]) for name in names})
 
 
