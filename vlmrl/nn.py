@@ -96,9 +96,7 @@ class Normaliser(nn.Module):
 
     def widened(self, features: int) -> "Normaliser":
         """The same for numbers that are followed by features of pictures, which are left as they are."""
-        return Normaliser(
-            torch.cat([self.shift, torch.zeros(features)]), torch.cat([self.scale, torch.ones(features)])
-        )
+        return Normaliser(torch.cat([self.shift, torch.zeros(features)]), torch.cat([self.scale, torch.ones(features)]))
 
     def apply_to(self, x: Tensor) -> Tensor:
         """Into the network's units."""
@@ -224,9 +222,7 @@ class Critic(nn.Module):
 
     KIND: ClassVar[str] = "action value"
 
-    def __init__(
-        self, observation: Normaliser, action: Normaliser, q: StackedMLP, eyes: Eyes | None = None
-    ) -> None:
+    def __init__(self, observation: Normaliser, action: Normaliser, q: StackedMLP, eyes: Eyes | None = None) -> None:
         super().__init__()
         self.observation, self.action, self.q, self.eyes = observation, action, q, eyes
 

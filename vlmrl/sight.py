@@ -1,4 +1,4 @@
-"""What a learner sees: numbers of an observation, by key, and pictures of cameras, which are read when they are wanted."""
+"""What a learner sees: numbers of an observation, by key, and pictures of cameras, read when they are wanted."""
 
 import re
 from collections.abc import Callable
@@ -57,10 +57,15 @@ class Pictures:
     row: Int64[np.ndarray, " N"]
     """Row of the store of each transition; its next observation is the row after."""
     read: Callable[[str, Int64[np.ndarray, " n"]], UInt8[np.ndarray, "n H W 3"]]
-    """A camera's pictures at rows of the store, brought to the sight's size; where a row has none, the latest before."""
+    """A camera's pictures at rows of the store, brought to the sight's size; where a row has none, the one before."""
 
     def __getitem__(self, rows: np.ndarray) -> "Pictures":
         return replace(self, row=self.row[rows])
+
+
+def axes(key: str, value: np.ndarray) -> int:
+    """Axes of an observation, those of a picture counted as one: 2 for one of each robot, 3 for several in time."""
+    return value.ndim - 2 if key.startswith(PREFIX) else value.ndim
 
 
 def named(key: str) -> tuple[str, slice]:
@@ -71,5 +76,7 @@ def named(key: str) -> tuple[str, slice]:
     """
     found = re.fullmatch(r"([^:]+)(?::(\d+):(\d+))?", key)
     if found is None or (found[2] and int(found[2]) >= int(found[3])):
-        raise ConfigError(f"observation KEY or KEY:FIRST:STOP wanted (state:0:4: its first four numbers), found {key!r}")
+        raise ConfigError(
+            f"observation KEY or KEY:FIRST:STOP wanted (state:0:4: its first four numbers), found {key!r}"
+        )
     return found[1], slice(int(found[2]), int(found[3])) if found[2] else slice(None)

@@ -70,7 +70,7 @@ class Eyes(nn.Module):
             self.encoders = nn.ModuleList(_encoder(sight) for _ in self.cameras)
 
     def forward(self, pixels: Float[Tensor, "B P"]) -> Float[Tensor, "B F"]:
-        """Features of cropped pictures, 0 to 255, each camera's height, width and RGB flat, one camera after the other."""
+        """Features of cropped pictures, 0 to 255: height, width and RGB of each camera, one after the other, flat."""
         own = pixels.reshape(len(pixels), len(self.cameras), *self.sight.cropped, 3) / 127.5 - 1
         found = [encoder(own[:, k].permute(0, 3, 1, 2)) for k, encoder in enumerate(self.encoders)]
         return torch.cat(found, 1)

@@ -139,9 +139,7 @@ class Training:
     def transitions(self) -> Transitions:
         """What is learned from."""
         store = Store.open(self.store)
-        found = store.transitions(
-            self.obs, self.reward, action=self.action, cameras=self.cameras, sight=self.sight
-        )
+        found = store.transitions(self.obs, self.reward, action=self.action, cameras=self.cameras, sight=self.sight)
         found = weighted(self.sampling, found, store.episodes.source)
         return compared(found, store, read_labels(self.labels)) if self.labels else found
 

@@ -69,9 +69,7 @@ class Lane:
         self._env = env
         self.ended = True
 
-    def reset(
-        self, seed: int, *, film_every: int = 0, history: int = 1, cameras: Sequence[str] = ()
-    ) -> Observation:
+    def reset(self, seed: int, *, film_every: int = 0, history: int = 1, cameras: Sequence[str] = ()) -> Observation:
         """Start the episode of a seed; the last `history` observations are shown from here on, with these cameras.
 
         Raises:

@@ -9,9 +9,7 @@ from vlmrl.sight import PREFIX
 from vlmrl.sim import SimEnv
 
 
-def pictured(
-    env: SimEnv, observation: Mapping[str, np.ndarray], cameras: Sequence[str]
-) -> Mapping[str, np.ndarray]:
+def pictured(env: SimEnv, observation: Mapping[str, np.ndarray], cameras: Sequence[str]) -> Mapping[str, np.ndarray]:
     """The observation with what cameras show at this moment."""
     return {**observation, **{f"{PREFIX}{camera}": env.frame(camera) for camera in cameras}} if cameras else observation
 

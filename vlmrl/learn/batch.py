@@ -51,7 +51,8 @@ def sample(
 ) -> Iterator[Batch]:
     """Endless batches with replacement, rows by their weights; of a `history` the oldest observation comes first.
 
-    Pictures of next observations are read for learners that bootstrap. All columns lie side by side in one matrix, so that a batch is one gather and a few views.
+    Pictures of next observations are read for learners that bootstrap. All columns lie side by side in one matrix, so
+    that a batch is one gather and a few views.
     """
     obs, action = Normaliser.standard(transitions.obs), Normaliser.range(transitions.action)
     columns = [
@@ -68,8 +69,8 @@ def sample(
     def batch(rows: Int64[Tensor, " B"], own: torch.Generator) -> Batch:
         obs_, next_obs, action_, reward_, mask, *rest = table[rows].split(widths, 1)
         if around is not None:
-            rows, obs_ = around[rows], columns[0][around[rows]]
-        obs_ = shown(transitions, obs_, rows, own).flatten(1)
+            obs_ = columns[0][around[rows]]
+        obs_ = shown(transitions, obs_, rows if around is None else around[rows], own).flatten(1)
         next_obs = shown(transitions, next_obs, rows, own, after=1) if bootstraps else next_obs
         return Batch(obs_, action_, reward_[:, 0], mask[:, 0], next_obs, *(one[:, 0] for one in rest))
 

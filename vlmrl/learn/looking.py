@@ -1,4 +1,4 @@
-"""Pictures on their way into a learner: read in the background, cropped and coloured at random, turned into features."""
+"""Pictures on their way into a learner: read in the background, cropped and coloured at random, made into features."""
 
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -44,13 +44,16 @@ def look(eyes: Eyes | None, obs: Float[Tensor, "*seeds B _"], history: int = 1) 
 
 def shown(
     transitions: Transitions,
-    numbers: Float[Tensor, "B *T D"],
-    rows: Int64[Tensor, "B *T"],
+    numbers: Float[Tensor, "*rows D"],
+    rows: Int64[Tensor, "*rows"],
     generator: torch.Generator,
     *,
     after: int = 0,
-) -> Float[Tensor, "B *T _"]:
-    """Numbers of transitions with the pictures of their rows, or of rows `after` these, behind them, if they have any."""
+) -> Float[Tensor, "*rows _"]:
+    """Numbers of transitions, and behind them the pictures, if any, of their rows or of rows `after` these.
+
+    The first axis is the batch, a second one would be time.
+    """
     pictures = transitions.pictures
     if pictures is None:
         return numbers

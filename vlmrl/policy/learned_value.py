@@ -12,7 +12,7 @@ from vlmrl.artefact import load, save
 from vlmrl.errors import DataError
 from vlmrl.nn import Critic
 from vlmrl.policy.block import in_blocks, seen
-from vlmrl.sight import PREFIX
+from vlmrl.sight import axes
 
 
 @dataclass
@@ -38,8 +38,7 @@ class LearnedValue:
         Raises:
             DataError: if observations or actions are not those that it was trained on.
         """
-        times = {key: value.ndim - (2 if key.startswith(PREFIX) else 0) for key, value in observations.items()}
-        latest = {key: value[:, -1] if times[key] == 3 else value for key, value in observations.items()}
+        latest = {key: value[:, -1] if axes(key, value) == 3 else value for key, value in observations.items()}
         obs = seen(latest, self.keys, self.critic.observation, self.critic.eyes, who=f"critic {self.name!r}")
         if actions.shape[-1] != (width := len(self.critic.action.shift)):
             raise DataError(f"critic {self.name!r} values actions of {width} numbers, found {actions.shape[-1]}")

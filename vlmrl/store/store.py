@@ -202,9 +202,10 @@ class Store:
     ) -> Transitions:
         """Every row with an action and a next row; `reward` names a reward column, None gives zeros.
 
-        `obs` are keys, or parts of keys as `vlmrl.sight.named` reads them; pictures of `cameras` stay in the store until
-        they are wanted, and where a row has none, the latest of its episode stands for it. `action` is the column of actions: `action_requested` for what a robot's policy or operator asked for, before
-        the safety chain made of it what was sent; rows where nothing was asked are left out.
+        `obs` are keys, or parts of keys (`vlmrl.sight.named`). Pictures of `cameras` stay in the store until
+        they are wanted; where a row has none, the latest of its episode stands for it. `action` is the column of
+        actions: `action_requested` for what a robot's policy or operator asked for, before the safety chain made of it
+        what was sent; rows where nothing was asked are left out.
 
         Raises:
             DataError: if the reward column does not cover every transition, or one has no picture of a camera.
