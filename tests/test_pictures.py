@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tiny_clip
 import torch
 
 from tests.test_learn import small
@@ -19,10 +20,10 @@ from vlmrl.evaluate.rollout import evaluation_seeds, rollout
 from vlmrl.learn import LEARNERS, PICTURES, Learned, bc, fit, fit_seeds, learner
 from vlmrl.learn.batch import sample, windows
 from vlmrl.learn.looking import augmented, look, read_ahead
-from vlmrl.policy import LearnedPolicy, LearnedValue, RerankedPolicy
+from vlmrl.policy import LearnedPolicy, LearnedValue, RerankedPolicy, frozen
 from vlmrl.policy.block import centred
 from vlmrl.runfolder import Metrics
-from vlmrl.sight import Pictures, Sight, named
+from vlmrl.sight import Pictures, Sight, embedding, named
 from vlmrl.sim import load_task, make
 from vlmrl.store import Store
 from vlmrl.types import NO_FRAME, Episode, Frames, Transitions
@@ -372,6 +373,32 @@ def test_a_critic_that_sees_steers_a_policy_that_sees_otherwise(tmp_path: Path) 
     again = base.propose(observations, 5, [np.random.default_rng(0)] * 2)
     values = critic.value(observations, again[:, :, 0])
     np.testing.assert_array_equal(chunks[0], again[0, values[0].argmax()])
+
+
+def test_a_frozen_encoder_can_stand_for_eyes(tmp_path: Path) -> None:
+    clip = tiny_clip.build("clip", tmp_path / "clip")
+    one = filmed(6, every=2, seed=1)
+    store, key = store_of(tmp_path / "store", one, filmed(30, seed=2)), f"embedding/{clip}/eye"
+    settings = json.loads(json.dumps({"name": "bc", **dataclasses.asdict(small("bc"))}))
+    training = Training("bc", 0, str(store.path), None, settings, (key, "state:0:1"), str(tmp_path / "policy"))
+    data = training.transitions()
+    np.testing.assert_array_equal(data.obs[2, :-1], data.obs[3, :-1])  # no picture of its own: the latest
+    assert not np.array_equal(data.obs[3, :-1], data.obs[4, :-1])
+    train([training])
+    policy = LearnedPolicy.from_pretrained(tmp_path / "policy")
+    assert policy.cameras == ("eye",)
+    film = one.images["eye"]
+    assert isinstance(film, Frames)
+    seen = {"state": data.obs[[0, 2, 4], -1:], "image/eye": film.pixels}
+    made = frozen.embedded(seen, policy.keys, policy.facts["encoders"])[key]
+    np.testing.assert_allclose(made, data.obs[[0, 2, 4], :-1], atol=2e-3)
+    assert policy.act(seen).shape == (3, 1, 1)
+    with pytest.raises(DataError, match="needs observation 'image/eye'"):
+        policy.act({"state": seen["state"]})
+    with pytest.raises(DataError, match="not the one that was trained on"):
+        frozen.embedded(seen, policy.keys, {str(clip): "another"})
+    with pytest.raises(ConfigError, match="embedding/ENCODER/CAMERA"):
+        embedding("embedding/eye")
 
 
 class Looker:

@@ -12,6 +12,8 @@ from vlmrl.errors import ConfigError
 
 PREFIX = "image/"
 """Observations of cameras are named `image/<camera>`: uint8 RGB, (B, H, W, 3), as the camera gives them."""
+EMBEDDING = "embedding/"
+"""Observations that a frozen encoder makes of pictures are named `embedding/<encoder>/<camera>`."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,16 @@ class Pictures:
 
     def __getitem__(self, rows: np.ndarray) -> "Pictures":
         return replace(self, row=self.row[rows])
+
+
+def embedding(key: str) -> tuple[str, str] | None:
+    """Encoder (a checkpoint as `vlmrl.encoder` names it) and camera of a key `embedding/ENCODER/CAMERA`, else None."""
+    if not key.startswith(EMBEDDING):
+        return None
+    encoder, _, camera = key.removeprefix(EMBEDDING).rpartition("/")
+    if not encoder or not camera:
+        raise ConfigError(f"embedding/ENCODER/CAMERA wanted (embedding/seen/judge), found {key!r}")
+    return encoder, camera
 
 
 def axes(key: str, value: np.ndarray) -> int:

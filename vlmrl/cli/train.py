@@ -11,8 +11,10 @@ import numpy as np
 from tqdm import tqdm
 
 from vlmrl import config as configuration
+from vlmrl.annotate.embeddings import column, embeddings
 from vlmrl.cli.pool import side_by_side
 from vlmrl.cli.reward import read_labels
+from vlmrl.encoder import DualEncoder
 from vlmrl.errors import ConfigError, unknown
 from vlmrl.evaluate.rollout import FIRST_CURVE_SEED, rollout
 from vlmrl.learn import fit_seeds, learner
@@ -22,7 +24,7 @@ from vlmrl.learn.weighting import Sampling, weighted
 from vlmrl.nn import PolicyNetwork, product_dtype
 from vlmrl.policy import LearnedPolicy, LearnedValue
 from vlmrl.runfolder import Metrics, masked, provenance, read_json, write_json
-from vlmrl.sight import Sight
+from vlmrl.sight import EMBEDDING, Sight, embedding
 from vlmrl.sim import load_task, make
 from vlmrl.store import Store
 from vlmrl.store.autoreset import autoresets
@@ -45,7 +47,8 @@ class TrainConfig:
     seeds: tuple[int, ...] = (0,)
     """One policy each."""
     obs: tuple[str, ...] = ("state",)
-    """Observation keys that the policy sees, whole or in part: state:0:4 is its first four numbers."""
+    """Observation keys that the policy sees, whole or in part: state:0:4 is its first four numbers.
+    embedding/ENCODER/CAMERA is what a frozen encoder makes of a camera's pictures (seen: the built-in judge)."""
     cameras: tuple[str, ...] = ()
     """Cameras whose pictures it sees too (bc, filtered_bc, diffusion, flow, iql, calql)."""
     sight: Sight = field(default_factory=Sight)
@@ -139,9 +142,22 @@ class Training:
     def transitions(self) -> Transitions:
         """What is learned from."""
         store = Store.open(self.store)
-        found = store.transitions(self.obs, self.reward, action=self.action, cameras=self.cameras, sight=self.sight)
+        obs = [kept(store, key)[0] for key in self.obs]
+        found = store.transitions(obs, self.reward, action=self.action, cameras=self.cameras, sight=self.sight)
         found = weighted(self.sampling, found, store.episodes.source)
         return compared(found, store, read_labels(self.labels)) if self.labels else found
+
+
+def kept(store: Store, key: str) -> tuple[str, Mapping[str, str]]:
+    """The column of an observation's key, and the fingerprint of the encoder that makes it, if one does.
+
+    Embeddings that the store lacks are made and kept.
+    """
+    if (found := embedding(key)) is None:
+        return key, {}
+    encoder = DualEncoder.load(found[0])
+    embeddings(store, found[1], encoder)
+    return f"{EMBEDDING}{column(encoder, found[1])}", {found[0]: encoder.fingerprint}
 
 
 def main(content: Mapping[str, Any], folder: Path) -> None:
@@ -250,6 +266,10 @@ def train(bundle: Sequence[Training]) -> None:
     for training, data, learned, folder in zip(bundle, transitions, trained, folders, strict=True):
         facts = training.facts() | {"transitions": len(data), "products": products, "beside": len(bundle) - 1}
         facts |= {"columns": {k: Store.open(training.store).attributes.get(k, {}) for k in training.columns}}
+        fingerprints = [kept(Store.open(training.store), key)[1] for key in training.obs]
+        facts |= (
+            {"encoders": {name: sha for one in fingerprints for name, sha in one.items()}} if any(fingerprints) else {}
+        )
         if learned.critic is not None:
             name = f"critic of {training.name}"
             LearnedValue(learned.critic, name, training.obs, facts).save_pretrained(folder / "critic")

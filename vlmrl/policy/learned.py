@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float
 from vlmrl.artefact import load, save
 from vlmrl.errors import ConfigError
 from vlmrl.nn import PolicyNetwork
+from vlmrl.policy import frozen
 from vlmrl.policy.block import in_blocks, seen
 
 NETWORKS = {
@@ -42,7 +43,8 @@ class LearnedPolicy:
     @property
     def cameras(self) -> tuple[str, ...]:
         """Whose pictures it wants to be shown."""
-        return self.actor.eyes.cameras if self.actor.eyes else ()
+        seen_through = self.actor.eyes.cameras if self.actor.eyes else ()
+        return tuple(dict.fromkeys([*seen_through, *frozen.cameras(self.keys)]))
 
     def reset(self, mask: Bool[np.ndarray, " B"], instructions: Sequence[str], generator: np.random.Generator) -> None:
         """Take each starting robot's chance from the generator."""
@@ -78,6 +80,7 @@ class LearnedPolicy:
 
     def _seen(self, observations: Mapping[str, np.ndarray]) -> Float[np.ndarray, "B D"]:
         who = f"policy {self.name!r}"
+        observations = frozen.embedded(observations, self.keys, self.facts.get("encoders", {}))
         return seen(observations, self.keys, self.actor.observation, self.actor.eyes, who=who)
 
     def save_pretrained(self, folder: str | Path) -> None:

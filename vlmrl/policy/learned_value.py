@@ -11,6 +11,7 @@ from jaxtyping import Float
 from vlmrl.artefact import load, save
 from vlmrl.errors import DataError
 from vlmrl.nn import Critic
+from vlmrl.policy import frozen
 from vlmrl.policy.block import in_blocks, seen
 from vlmrl.sight import axes
 
@@ -28,7 +29,8 @@ class LearnedValue:
     @property
     def cameras(self) -> tuple[str, ...]:
         """Whose pictures it wants to be shown."""
-        return self.critic.eyes.cameras if self.critic.eyes else ()
+        seen_through = self.critic.eyes.cameras if self.critic.eyes else ()
+        return tuple(dict.fromkeys([*seen_through, *frozen.cameras(self.keys)]))
 
     def value(
         self, observations: Mapping[str, np.ndarray], actions: Float[np.ndarray, "B n A"]
@@ -39,6 +41,7 @@ class LearnedValue:
             DataError: if observations or actions are not those that it was trained on.
         """
         latest = {key: value[:, -1] if axes(key, value) == 3 else value for key, value in observations.items()}
+        latest = frozen.embedded(latest, self.keys, self.facts.get("encoders", {}))
         obs = seen(latest, self.keys, self.critic.observation, self.critic.eyes, who=f"critic {self.name!r}")
         if actions.shape[-1] != (width := len(self.critic.action.shift)):
             raise DataError(f"critic {self.name!r} values actions of {width} numbers, found {actions.shape[-1]}")

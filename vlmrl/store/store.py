@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float16, Float32, Int, Int64, UInt8
 
 from vlmrl.errors import DataError
-from vlmrl.sight import Pictures, Sight, named
+from vlmrl.sight import Pictures, Sight, embedding, named
 from vlmrl.store import disk, embeddings, manifest, rewards
 from vlmrl.store.append import append_part
 from vlmrl.store.cache import FrameCache, folder_for
@@ -213,7 +213,7 @@ class Store:
         taken = self.column(action)
         asked = np.isfinite(taken).all(1) | (action == "action")
         rows = np.flatnonzero(self.column("has_action") & self.column("has_next") & asked)
-        seen = self._numbers(obs)
+        seen = self._numbers(obs, rows)
         episode = self.episodes.of_row(rows)
         ends = self.episodes.terminated[episode] & (rows + 2 == self.episodes.stop[episode])
         return Transitions(
@@ -226,15 +226,24 @@ class Store:
             pictures=self._pictures(cameras, sight or Sight(), rows) if cameras else None,
         )
 
-    def _numbers(self, obs: Sequence[str]) -> Float32[np.ndarray, "N D"]:
-        columns = []
+    def _numbers(self, obs: Sequence[str], rows: Int64[np.ndarray, " n"]) -> Float32[np.ndarray, "N D"]:
+        columns = [np.zeros((len(self), 0), np.float32)]
         for key in obs:
             name, part = named(key)
-            column = self.column(f"obs/{name}")
+            column = self._embedding(name, rows) if embedding(name) else self.column(f"obs/{name}")
             if part.stop is not None and part.stop > column.shape[1]:
                 raise DataError(f"obs {key!r}: {name!r} has {column.shape[1]} numbers")
             columns.append(column[:, part])
-        return np.concatenate(columns or [np.zeros((len(self), 0), np.float32)], axis=1)
+        return np.concatenate(columns, axis=1)
+
+    def _embedding(self, name: str, rows: Int64[np.ndarray, " n"]) -> Float32[np.ndarray, "N D"]:
+        """Where a row has no picture, the latest of its episode stands for it, as with pictures."""
+        column, found = self.column(name), embedding(name)
+        at = latest(self.snapshot, found[1] if found else "")
+        values = np.where((at == NO_FRAME)[:, None], np.nan, column[at]).astype(np.float32)
+        if (missing := int((np.isnan(values[rows, 0]) | np.isnan(values[rows + 1, 0])).sum())) > 0:
+            raise DataError(f"{name!r} covers {len(rows) - missing} of {len(rows)} transitions")
+        return values
 
     def _pictures(self, cameras: Sequence[str], sight: Sight, rows: Int64[np.ndarray, " n"]) -> Pictures:
         shown = {camera: latest(self.snapshot, camera) for camera in cameras}
