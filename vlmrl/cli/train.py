@@ -266,10 +266,9 @@ def train(bundle: Sequence[Training]) -> None:
     for training, data, learned, folder in zip(bundle, transitions, trained, folders, strict=True):
         facts = training.facts() | {"transitions": len(data), "products": products, "beside": len(bundle) - 1}
         facts |= {"columns": {k: Store.open(training.store).attributes.get(k, {}) for k in training.columns}}
-        fingerprints = [kept(Store.open(training.store), key)[1] for key in training.obs]
-        facts |= (
-            {"encoders": {name: sha for one in fingerprints for name, sha in one.items()}} if any(fingerprints) else {}
-        )
+        store = Store.open(training.store)
+        encoders = dict(pair for key in training.obs for pair in kept(store, key)[1].items())
+        facts |= {"encoders": encoders} if encoders else {}
         if learned.critic is not None:
             name = f"critic of {training.name}"
             LearnedValue(learned.critic, name, training.obs, facts).save_pretrained(folder / "critic")

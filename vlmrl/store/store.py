@@ -230,17 +230,17 @@ class Store:
         columns = [np.zeros((len(self), 0), np.float32)]
         for key in obs:
             name, part = named(key)
-            column = self._embedding(name, rows) if embedding(name) else self.column(f"obs/{name}")
+            frozen = embedding(name)
+            column = self._embedding(name, frozen[1], rows) if frozen else self.column(f"obs/{name}")
             if part.stop is not None and part.stop > column.shape[1]:
                 raise DataError(f"obs {key!r}: {name!r} has {column.shape[1]} numbers")
             columns.append(column[:, part])
         return np.concatenate(columns, axis=1)
 
-    def _embedding(self, name: str, rows: Int64[np.ndarray, " n"]) -> Float32[np.ndarray, "N D"]:
+    def _embedding(self, name: str, camera: str, rows: Int64[np.ndarray, " n"]) -> Float32[np.ndarray, "N D"]:
         """Where a row has no picture, the latest of its episode stands for it, as with pictures."""
-        column, found = self.column(name), embedding(name)
-        at = latest(self.snapshot, found[1] if found else "")
-        values = np.where((at == NO_FRAME)[:, None], np.nan, column[at]).astype(np.float32)
+        at = latest(self.snapshot, camera)
+        values = np.where((at == NO_FRAME)[:, None], np.nan, self.column(name)[at]).astype(np.float32)
         if (missing := int((np.isnan(values[rows, 0]) | np.isnan(values[rows + 1, 0])).sum())) > 0:
             raise DataError(f"{name!r} covers {len(rows) - missing} of {len(rows)} transitions")
         return values
