@@ -401,6 +401,33 @@ def test_a_frozen_encoder_can_stand_for_eyes(tmp_path: Path) -> None:
         embedding("embedding/eye")
 
 
+def test_a_served_policy_asks_for_its_pictures_and_a_robot_that_has_none_refuses_it(tmp_path: Path) -> None:
+    pytest.importorskip("msgpack")
+    from deploy_fakes import SPEC
+    from test_policy_server import serving
+
+    from vlmrl.deploy.inference import Inline
+    from vlmrl.deploy.pilot import PolicyPilot
+    from vlmrl.deploy.seams import ActionQueue
+    from vlmrl.policy import RemotePolicy
+
+    policy = LearnedPolicy(learned("flow", seeing(), tmp_path, updates=2).policy, "flow")
+    seen = watched(dots(2)[0])
+    with serving(policy, keys=("state", "image/eye")) as port:
+        remote = RemotePolicy(f"ws://127.0.0.1:{port}")
+        assert remote.cameras == ("eye",)
+        found = remote.propose(seen, 2, [np.random.default_rng(k) for k in range(2)])
+        with pytest.raises(DataError, match="uint8 wanted, found float32"):
+            remote.propose({**seen, "image/eye": seen["image/eye"].astype(np.float32)}, 1, [np.random.default_rng(0)])
+        remote.close()
+    seeds = [int(np.random.default_rng(k).integers(2**63)) for k in range(2)]
+    np.testing.assert_array_equal(found, policy.propose(seen, 2, [np.random.default_rng(seed) for seed in seeds]))
+    pilot = PolicyPilot(Inline(policy), SPEC, ActionQueue("hold"), 0)
+    assert pilot.problems(SPEC, {}) == ["the policy looks through eye, and the control loop shows it no pictures"]
+    assert pilot.inference.about.shift is not None
+    assert len(pilot.inference.about.shift) == 2
+
+
 class Looker:
     """Notes what it is shown."""
 
