@@ -77,9 +77,15 @@ def flowing() -> LearnedPolicy:
 
 
 @contextmanager
-def serving(policy: Any, *, tokens: Mapping[str, str] | None = None, **limits: Any) -> Generator[int]:
+def serving(
+    policy: Any,
+    *,
+    tokens: Mapping[str, str] | None = None,
+    keys: tuple[str, ...] = ("state",),
+    **limits: Any,
+) -> Generator[int]:
     """The port of a server that runs in a thread."""
-    server = PolicyServer(policy, ("state",), weights="w", tokens=Tokens(tokens or {}), limits=Limits(**limits))
+    server = PolicyServer(policy, keys, weights="w", tokens=Tokens(tokens or {}), limits=Limits(**limits))
     ready, found = threading.Event(), dict[str, Any]()
 
     def told(port: int) -> None:

@@ -11,6 +11,7 @@ from jaxtyping import Float, Float32
 from torch import Tensor, nn
 
 from vlmrl.errors import ConfigError
+from vlmrl.vision import Eyes, eyes_settings, saved_eyes
 
 
 class StackedMLP(nn.Module):
@@ -93,6 +94,10 @@ class Normaliser(nn.Module):
         scale = np.where(half < 1e-6, 1.0, half).astype(np.float32)
         return cls(torch.from_numpy((low + high) / 2), torch.from_numpy(scale))
 
+    def widened(self, features: int) -> "Normaliser":
+        """The same for numbers that are followed by features of pictures, which are left as they are."""
+        return Normaliser(torch.cat([self.shift, torch.zeros(features)]), torch.cat([self.scale, torch.ones(features)]))
+
     def apply_to(self, x: Tensor) -> Tensor:
         """Into the network's units."""
         return (x - self.shift) / self.scale
@@ -109,6 +114,8 @@ class PolicyNetwork(Protocol):
     KIND: ClassVar[str]
     """Names it in saved folders."""
     observation: Normaliser
+    eyes: Eyes | None
+    """What makes features of pictures, which stand behind the numbers of `obs`; None where it sees none."""
     history: int
     """Observations that it looks at, one after the other in `obs`, the oldest first."""
     chance: tuple[int, ...]
@@ -161,9 +168,10 @@ class Actor(nn.Module):
         layer_norm: bool,
         generator: torch.Generator,
         proposes: bool = True,
+        eyes: Eyes | None = None,
     ) -> None:
         super().__init__()
-        self.observation, self.action, self.proposes = observation, action, proposes
+        self.observation, self.action, self.proposes, self.eyes = observation, action, proposes, eyes
         self.chance = (len(action.shift),)
         sizes = (len(observation.shift), *hidden, len(action.shift))
         self.net = StackedMLP(1, sizes, layer_norm=layer_norm, generator=generator)
@@ -190,7 +198,8 @@ class Actor(nn.Module):
     def settings(self) -> dict[str, Any]:
         """Sizes of the network."""
         hidden = [weight.shape[2] for weight in self.net.weights][:-1]
-        return {"hidden": hidden, "layer_norm": self.net.layer_norm, "proposes": self.proposes}
+        own = {"hidden": hidden, "layer_norm": self.net.layer_norm, "proposes": self.proposes}
+        return own | eyes_settings(self.eyes)
 
     @classmethod
     def from_settings(cls, settings: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> "Actor":
@@ -202,6 +211,7 @@ class Actor(nn.Module):
             layer_norm=settings["layer_norm"],
             generator=torch.Generator(),
             proposes=settings.get("proposes", True),
+            eyes=saved_eyes(settings),
         )
         actor.load_state_dict(tensors)
         return actor
@@ -212,9 +222,9 @@ class Critic(nn.Module):
 
     KIND: ClassVar[str] = "action value"
 
-    def __init__(self, observation: Normaliser, action: Normaliser, q: StackedMLP) -> None:
+    def __init__(self, observation: Normaliser, action: Normaliser, q: StackedMLP, eyes: Eyes | None = None) -> None:
         super().__init__()
-        self.observation, self.action, self.q = observation, action, q
+        self.observation, self.action, self.q, self.eyes = observation, action, q, eyes
 
     @torch.inference_mode()
     def value(self, obs: Float[Tensor, "B D"], actions: Float[Tensor, "B n A"]) -> Float[Tensor, "B n"]:
@@ -227,7 +237,8 @@ class Critic(nn.Module):
     def settings(self) -> dict[str, Any]:
         """Sizes of the networks."""
         sizes = [self.q.weights[0].shape[1], *(weight.shape[2] for weight in self.q.weights)]
-        return {"members": len(self.q.weights[0]), "sizes": sizes, "layer_norm": self.q.layer_norm}
+        own = {"members": len(self.q.weights[0]), "sizes": sizes, "layer_norm": self.q.layer_norm}
+        return own | eyes_settings(self.eyes)
 
     @classmethod
     def from_settings(cls, settings: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> "Critic":
@@ -235,7 +246,8 @@ class Critic(nn.Module):
         q = StackedMLP(
             settings["members"], settings["sizes"], layer_norm=settings["layer_norm"], generator=torch.Generator()
         )
-        critic = cls(saved_normaliser(tensors, "observation"), saved_normaliser(tensors, "action"), q)
+        observation, action = (saved_normaliser(tensors, name) for name in ("observation", "action"))
+        critic = cls(observation, action, q, saved_eyes(settings))
         critic.load_state_dict(tensors)
         return critic
 

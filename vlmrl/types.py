@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Float32, Float64, Int32, UInt8
 
 from vlmrl.errors import DataError
+from vlmrl.sight import Pictures
 
 NO_FRAME = -1
 """Entry of an image index whose row has no frame."""
@@ -239,6 +240,8 @@ class Transitions:
     """Index of the episode in the store."""
     weight: Float64[np.ndarray, " N"] | None = None
     """How often a learner draws a row, relative to the others; None: all alike."""
+    pictures: Pictures | None = None
+    """What cameras show beside `obs` and `next_obs`, read when it is wanted."""
 
     def __len__(self) -> int:
         return len(self.obs)
@@ -299,7 +302,8 @@ class Policy(Protocol):
     """Maps observations to action chunks.
 
     One with an attribute `history` above 1 is shown that many latest observations of each robot, a time axis after the
-    robots' axis, the oldest first; before there are as many, the first stands for those that were not.
+    robots' axis, the oldest first; before there are as many, the first stands for those that were not. One with an
+    attribute `cameras` is shown their pictures too, as `image/<camera>`: uint8 RGB, as the task draws them.
     """
 
     name: str
@@ -321,6 +325,11 @@ class Policy(Protocol):
 def history(policy: Policy) -> int:
     """How many observations a policy wants to be shown at once."""
     return int(getattr(policy, "history", 1))
+
+
+def cameras(policy: object) -> tuple[str, ...]:
+    """Cameras whose pictures a policy, or an action value, wants to be shown."""
+    return tuple(getattr(policy, "cameras", ()))
 
 
 @runtime_checkable

@@ -9,6 +9,8 @@ from vlmrl.deploy.policy_server import Limits, PolicyServer
 from vlmrl.errors import ConfigError
 from vlmrl.evaluate.candidates import Candidate, Steering, weights
 from vlmrl.policy import LearnedPolicy
+from vlmrl.sight import PREFIX, embedding, named
+from vlmrl.types import cameras
 
 TOKENS = "VLMRL_SERVE_TOKENS"
 """Environment variable with the tokens of clients."""
@@ -52,7 +54,9 @@ def serve(config: ServePolicyConfig) -> None:
     candidate = Candidate(config.policy, steering=steering)
     policy = steering.over(base) if steering else base
     hashes = weights(config.policy) if steering is None else str(candidate.key())
-    server = PolicyServer(policy, base.keys, weights=hashes, tokens=tokens, limits=Limits(clients=config.clients))
+    numbers = dict.fromkeys(named(key)[0] for key in base.keys if not embedding(key))
+    keys = [*numbers, *(f"{PREFIX}{camera}" for camera in cameras(policy))]
+    server = PolicyServer(policy, keys, weights=hashes, tokens=tokens, limits=Limits(clients=config.clients))
 
     def ready(port: int) -> None:
         who = f"{len(tokens)} tokens" if len(tokens) else "whoever is on this machine"

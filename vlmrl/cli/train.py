@@ -11,8 +11,10 @@ import numpy as np
 from tqdm import tqdm
 
 from vlmrl import config as configuration
+from vlmrl.annotate.embeddings import column, embeddings
 from vlmrl.cli.pool import side_by_side
 from vlmrl.cli.reward import read_labels
+from vlmrl.encoder import DualEncoder
 from vlmrl.errors import ConfigError, unknown
 from vlmrl.evaluate.rollout import FIRST_CURVE_SEED, rollout
 from vlmrl.learn import fit_seeds, learner
@@ -22,6 +24,7 @@ from vlmrl.learn.weighting import Sampling, weighted
 from vlmrl.nn import PolicyNetwork, product_dtype
 from vlmrl.policy import LearnedPolicy, LearnedValue
 from vlmrl.runfolder import Metrics, masked, provenance, read_json, write_json
+from vlmrl.sight import EMBEDDING, Sight, embedding
 from vlmrl.sim import load_task, make
 from vlmrl.store import Store
 from vlmrl.store.autoreset import autoresets
@@ -45,7 +48,12 @@ class TrainConfig:
     seeds: tuple[int, ...] = (0,)
     """One policy each."""
     obs: tuple[str, ...] = ("state",)
-    """Observation keys that the policy sees."""
+    """Observation keys that the policy sees, whole or in part: state:0:4 is its first four numbers.
+    embedding/ENCODER/CAMERA is what a frozen encoder makes of a camera's pictures (seen: the built-in judge)."""
+    cameras: tuple[str, ...] = ()
+    """Cameras whose pictures it sees too (bc, filtered_bc, diffusion, flow, iql, calql)."""
+    sight: Sight = field(default_factory=Sight)
+    """How it looks at pictures."""
     action: str = "action"
     """Column of actions to learn; action_requested: what was asked of a robot, before the safety chain."""
     labels: str | None = None
@@ -93,6 +101,8 @@ class Training:
     clip_norm: float = 0.0
     resume: bool = True
     tracker: TrackerName = "jsonl"
+    cameras: tuple[str, ...] = ()
+    sight: Sight = field(default_factory=Sight)
 
     @property
     def done(self) -> bool:
@@ -112,6 +122,9 @@ class Training:
         )
         further |= {"clip_norm": self.clip_norm} if self.clip_norm else {}
         further |= {"action": self.action} if self.action != "action" else {}
+        if self.cameras:
+            sight = {key: list(value) if isinstance(value, tuple) else value for key, value in vars(self.sight).items()}
+            further |= {"cameras": list(self.cameras), "sight": sight}
         further |= {"labels": read_labels(self.labels).snapshot} if self.labels else {}
         return {
             "learner": dict(self.learner),
@@ -134,9 +147,22 @@ class Training:
     def transitions(self) -> Transitions:
         """What is learned from."""
         store = Store.open(self.store)
-        found = store.transitions(self.obs, self.reward, action=self.action)
+        obs = [kept(store, key)[0] for key in self.obs]
+        found = store.transitions(obs, self.reward, action=self.action, cameras=self.cameras, sight=self.sight)
         found = weighted(self.sampling, found, store.episodes.source)
         return compared(found, store, read_labels(self.labels)) if self.labels else found
+
+
+def kept(store: Store, key: str) -> tuple[str, Mapping[str, str]]:
+    """The column of an observation's key, and the fingerprint of the encoder that makes it, if one does.
+
+    Embeddings that the store lacks are made and kept.
+    """
+    if (found := embedding(key)) is None:
+        return key, {}
+    encoder = DualEncoder.load(found[0])
+    embeddings(store, found[1], encoder)
+    return f"{EMBEDDING}{column(encoder, found[1])}", {found[0]: encoder.fingerprint}
 
 
 def main(content: Mapping[str, Any], folder: Path) -> None:
@@ -151,6 +177,14 @@ def main(content: Mapping[str, Any], folder: Path) -> None:
         )
     if config.action not in ("action", *(name for name in store.columns() if name == "action_requested")):
         raise unknown("column of actions", config.action, ["action", "action_requested (of a robot's recordings)"])
+    for camera in config.cameras:
+        if camera not in store.cameras:
+            raise unknown("camera", camera, store.cameras)
+        if (share := len(store.frame_rows(camera)) / len(store)) < 1:
+            print(
+                f"warning, {config.store}: {share:.0%} of rows have a picture of {camera!r} of their own, the others "
+                "show the latest before, while a policy in use sees each moment: collect with picture_every=1"
+            )
     for problem in autoresets(store):
         print(f"warning, {config.store}: {problem}")
     write_json(folder / "config.json", masked(dict(content)))
@@ -174,6 +208,8 @@ def main(content: Mapping[str, Any], folder: Path) -> None:
             config.clip_norm,
             config.resume,
             config.tracker,
+            config.cameras,
+            config.sight,
         )
         for seed in config.seeds
     ]
@@ -199,7 +235,7 @@ def bundles(trainings: Sequence[Training], workers: int, *, together: bool = Tru
     groups: dict[str, list[Training]] = {}
     for training in trainings:
         alike = replace(training, name="", seed=0, reward=None, folder="")
-        joint = together and stackable(training.config())
+        joint = together and stackable(training.config()) and not training.cameras
         groups.setdefault(repr(alike) if joint else training.folder, []).append(training)
     count = workers or len(os.sched_getaffinity(0))
     return [
@@ -236,6 +272,9 @@ def train(bundle: Sequence[Training]) -> None:
     for training, data, learned, folder in zip(bundle, transitions, trained, folders, strict=True):
         facts = training.facts() | {"transitions": len(data), "products": products, "beside": len(bundle) - 1}
         facts |= {"columns": {k: Store.open(training.store).attributes.get(k, {}) for k in training.columns}}
+        store = Store.open(training.store)
+        encoders = dict(pair for key in training.obs for pair in kept(store, key)[1].items())
+        facts |= {"encoders": encoders} if encoders else {}
         if learned.critic is not None:
             name = f"critic of {training.name}"
             LearnedValue(learned.critic, name, training.obs, facts).save_pretrained(folder / "critic")

@@ -19,7 +19,7 @@ from vlmrl.evaluate.candidates import Candidate
 from vlmrl.evaluate.rollout import fresh
 from vlmrl.policy import LearnedPolicy, RerankedPolicy
 from vlmrl.sim import Task
-from vlmrl.types import Policy, history
+from vlmrl.types import Policy, cameras, history
 
 _RESTARTS = 3
 _START_S = 120.0
@@ -37,17 +37,21 @@ class About:
     keys: tuple[str, ...] = ()
     shift: Float[np.ndarray, " D"] | None = None
     scale: Float[np.ndarray, " D"] | None = None
-    """Its normaliser of one observation."""
+    """Its normaliser of the numbers of one observation."""
+    cameras: tuple[str, ...] = ()
+    """Whose pictures it wants."""
 
     @classmethod
     def of(cls, policy: Policy) -> "About":
         """Ask the policy."""
         base = policy.base if isinstance(policy, RerankedPolicy) else policy
         if not isinstance(base, LearnedPolicy):
-            return cls(policy.name, history(policy))
-        normaliser = base.actor.observation
-        shift, scale = (part.detach().cpu().numpy().copy() for part in (normaliser.shift, normaliser.scale))
-        return cls(policy.name, history(policy), True, base.facts.get("columns", {}), base.keys, shift, scale)
+            return cls(policy.name, history(policy), cameras=cameras(policy))
+        normaliser, eyes = base.actor.observation, base.actor.eyes
+        count = len(normaliser.shift) - (eyes.features if eyes else 0)
+        shift, scale = (part[:count].detach().cpu().numpy().copy() for part in (normaliser.shift, normaliser.scale))
+        columns, looks = base.facts.get("columns", {}), cameras(policy)
+        return cls(policy.name, history(policy), True, columns, base.keys, shift, scale, looks)
 
 
 @dataclass(frozen=True)

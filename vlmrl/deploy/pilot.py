@@ -133,6 +133,8 @@ class PolicyPilot:
     def problems(self, spec: RobotSpec, columns: Mapping[str, Mapping[str, object]]) -> list[str]:
         """Names and units of its data against the robot's."""
         about = self.inference.about
+        if about.cameras:
+            return [f"the policy looks through {', '.join(about.cameras)}, and the control loop shows it no pictures"]
         if not about.trained:
             return []
         found = [mismatch(key, about.columns.get(key), columns.get(key)) for key in _wanted(about)]

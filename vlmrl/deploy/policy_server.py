@@ -17,11 +17,13 @@ from http import HTTPStatus
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Real
 
 from vlmrl.annotate.people.tokens import Tokens
 from vlmrl.errors import DataError, VlmrlError
 from vlmrl.policy import wire
+from vlmrl.sight import PREFIX as PICTURE
+from vlmrl.sight import axes
 from vlmrl.types import Policy, Proposer, history
 
 INVALID_DATA = 1007
@@ -165,7 +167,7 @@ class PolicyServer:
             times = {key: np.stack([one[key] for one in window]) for key in seen}
             seen = {key: (value if self.history > 1 else value[0])[None] for key, value in times.items()}
             samples, generators = 0, [chance]
-        ranks = {value.ndim for value in seen.values()}
+        ranks = {axes(key, value) for key, value in seen.items()}
         if any(len(value) != len(generators) for value in seen.values()) or ranks != {3 if self.history > 1 else 2}:
             shapes = {key: value.shape for key, value in seen.items()}
             raise DataError(f"observations of {len(generators)} robots, {self.history} each, wanted; found {shapes}")
@@ -216,7 +218,7 @@ class PolicyServer:
         return self.policy.act(together)
 
 
-def numbers(content: Mapping[str, Any], key: str) -> Float[np.ndarray, "..."]:
+def numbers(content: Mapping[str, Any], key: str) -> Real[np.ndarray, "..."]:
     """An observation, by its own name or with openpi's prefix.
 
     Raises:
@@ -227,4 +229,8 @@ def numbers(content: Mapping[str, Any], key: str) -> Float[np.ndarray, "..."]:
         raise DataError(f"observation {key!r} wanted, found {', '.join(map(repr, content)) or 'nothing'}")
     if not isinstance(value, np.ndarray) or not value.ndim or not np.isfinite(value).all():
         raise DataError(f"observation {key!r}: an array of finite numbers wanted")
+    if key.startswith(PICTURE):
+        if value.dtype != np.uint8:
+            raise DataError(f"observation {key!r}: an RGB picture as uint8 wanted, found {value.dtype}")
+        return value
     return value.astype(np.float32)

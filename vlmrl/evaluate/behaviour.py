@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, Float32
 from vlmrl.errors import ConfigError
 from vlmrl.evaluate.recent import Recent
 from vlmrl.sim import Task, expert, make
-from vlmrl.types import Policy, history
+from vlmrl.types import Policy, cameras, history
 
 if TYPE_CHECKING:
     from vlmrl.sim.dynamics import Expert
@@ -67,6 +67,7 @@ class GradedPolicy:
     ) -> None:
         self.task, self.grades, self.by_seed = task, grades(policies, noise), by_seed
         self._makers = {policy: _maker(task, policy, width) for policy in policies}
+        self.cameras = tuple(dict.fromkeys(camera for make in self._makers.values() for camera in cameras(make())))
         self._robots: dict[int, tuple[Expert, float, np.random.Generator]] = {}
         self.episode = 0
         """Number of the next episode that starts."""
@@ -169,7 +170,7 @@ class _Saved:
     """A saved policy for one robot, its chunks executed whole."""
 
     def __init__(self, policy: Policy) -> None:
-        self._policy, self._chunk = policy, list[np.ndarray]()
+        self._policy, self._chunk, self.cameras = policy, list[np.ndarray](), cameras(policy)
         self._recent: Recent | None = None
 
     def reset(self, seed: int) -> None:

@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from vlmrl.errors import ConfigError, DataError, VlmrlError
-from vlmrl.evaluate.recent import Recent
+from vlmrl.evaluate.recent import Recent, pictured
 from vlmrl.sim import SimEnv, Task, make
 
 Observation = Mapping[str, np.ndarray]
@@ -69,8 +69,8 @@ class Lane:
         self._env = env
         self.ended = True
 
-    def reset(self, seed: int, *, film_every: int = 0, history: int = 1) -> Observation:
-        """Start the episode of a seed; the last `history` observations are shown from here on.
+    def reset(self, seed: int, *, film_every: int = 0, history: int = 1, cameras: Sequence[str] = ()) -> Observation:
+        """Start the episode of a seed; the last `history` observations are shown from here on, with these cameras.
 
         Raises:
             DataError: if the task is solved already. A task that begins so, and is to keep it up, holds to its end.
@@ -89,13 +89,17 @@ class Lane:
         self._first, self._held, self._total, self._steps = -1, False, 0.0, 0
         self._progress, self._diverged, self.ended = float(info["progress"]), False, False
         self._film: list[UInt8[np.ndarray, "H W 3"]] = []
-        self._recent = Recent(history, observation)
+        self._history, self._cameras = history, cameras
+        self._recent = Recent(history, pictured(self._env, observation, cameras))
         return self._recent.shown()
 
     def run(self, chunk: Float[np.ndarray, "h A"]) -> Observation:
         """Execute a whole chunk, or what of it the episode has time for; return what is seen then."""
-        for action in chunk:
-            self._recent.add(self._step(action))
+        for left, action in zip(range(len(chunk) - 1, -1, -1), chunk, strict=True):
+            observation = self._step(action)
+            # Pictures cost: they are drawn where somebody will see them.
+            looks = left < self._history and not self.ended
+            self._recent.add(pictured(self._env, observation, self._cameras) if looks else observation)
             if self.ended:
                 break
         return self._recent.shown()
@@ -147,7 +151,9 @@ class Lanes(Protocol):
 
     count: int
 
-    def reset(self, seeds: Sequence[int], film: Sequence[int], history: int) -> Callable[[], Sequence[Observation]]:
+    def reset(
+        self, seeds: Sequence[int], film: Sequence[int], history: int, cameras: Sequence[str]
+    ) -> Callable[[], Sequence[Observation]]:
         """Begin to start the episodes of the seeds, the first in the first lane; the answer waits for them."""
         ...
 
@@ -172,11 +178,13 @@ class LocalLanes:
         self._lanes = [Lane(env) for env in envs]
         self._busy = self._lanes[:0]
 
-    def reset(self, seeds: Sequence[int], film: Sequence[int], history: int) -> Callable[[], Sequence[Observation]]:
+    def reset(
+        self, seeds: Sequence[int], film: Sequence[int], history: int, cameras: Sequence[str]
+    ) -> Callable[[], Sequence[Observation]]:
         """Start the episodes."""
         self._busy = self._lanes[: len(seeds)]
         pairs = zip(self._busy, seeds, film, strict=True)
-        seen = [lane.reset(s, film_every=f, history=history) for lane, s, f in pairs]
+        seen = [lane.reset(s, film_every=f, history=history, cameras=cameras) for lane, s, f in pairs]
         return lambda: seen
 
     def run(self, chunks: Float[np.ndarray, "B h A"]) -> Callable[[], Sequence[Observation | None]]:
@@ -211,9 +219,11 @@ class RemoteLanes:
         self._process.start()
         theirs.close()
 
-    def reset(self, seeds: Sequence[int], film: Sequence[int], history: int) -> Callable[[], Sequence[Observation]]:
+    def reset(
+        self, seeds: Sequence[int], film: Sequence[int], history: int, cameras: Sequence[str]
+    ) -> Callable[[], Sequence[Observation]]:
         """Ask for the episodes to be started."""
-        return self._ask("reset", list(seeds), list(film), history)
+        return self._ask("reset", list(seeds), list(film), history, tuple(cameras))
 
     def run(self, chunks: Float[np.ndarray, "B h A"]) -> Callable[[], Sequence[Observation | None]]:
         """Ask for the chunks to be executed."""
@@ -279,17 +289,20 @@ class LanePool:
         self._groups, self.count = groups, sum(group.count for group in groups)
         self._shares: list[slice] = []
 
-    def reset(self, seeds: Sequence[int], *, film: Sequence[int] = (), history: int = 1) -> list[Observation]:
+    def reset(
+        self, seeds: Sequence[int], *, film: Sequence[int] = (), history: int = 1, cameras: Sequence[str] = ()
+    ) -> list[Observation]:
         """Start one episode from each seed, at most `count`; `film` says how often each is pictured (0: never).
 
-        With `history` above 1 that many last observations are shown each time, the oldest first.
+        With `history` above 1 that many last observations are shown each time, the oldest first; with `cameras` their
+        pictures too.
         """
         film = film or [0] * len(seeds)
         self._shares, first = [], 0
         for group in self._groups:
             self._shares.append(slice(first, min(first + group.count, len(seeds))))
             first = self._shares[-1].stop
-        waits = [g.reset(seeds[s], film[s], history) for g, s in self._asked()]
+        waits = [g.reset(seeds[s], film[s], history, cameras) for g, s in self._asked()]
         return [observation for wait in waits for observation in wait()]
 
     def run(self, chunks: Float[np.ndarray, "B h A"]) -> list[Observation | None]:

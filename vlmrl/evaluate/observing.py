@@ -12,7 +12,7 @@ from vlmrl.evaluate.rollout import Rollouts, rollout
 from vlmrl.evaluate.statistics import difference, mean_difference
 from vlmrl.interval import Interval
 from vlmrl.sim import Task
-from vlmrl.types import Policy, history
+from vlmrl.types import Policy, cameras, history
 
 _Seen = Mapping[str, np.ndarray]
 
@@ -43,7 +43,7 @@ class _Taped:
     _started: int = 0
 
     def __post_init__(self) -> None:
-        self.name, self.history = self.policy.name, history(self.policy)
+        self.name, self.history, self.cameras = self.policy.name, history(self.policy), cameras(self.policy)
 
     def reset(self, mask: Bool[np.ndarray, " B"], instructions: Sequence[str], generator: np.random.Generator) -> None:
         for k in np.flatnonzero(mask).tolist():

@@ -7,6 +7,7 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -171,8 +172,9 @@ def _random_walk(walk: Walk, config: Config, width: int) -> Transitions:
         walk.step(generator.uniform(-1, 1, width).astype(np.float32)) for _ in range(config.start)
     ]
     whole = [some for some in found if some is not None]
-    names = [field.name for field in dataclasses.fields(Transitions) if field.name != "weight"]
-    return Transitions(**{name: np.concatenate([getattr(some, name) for some in whole]) for name in names})
+    names = [field.name for field in dataclasses.fields(Transitions) if field.name not in ("weight", "pictures")]
+    columns: dict[str, Any] = {name: np.concatenate([getattr(some, name) for some in whole]) for name in names}
+    return Transitions(**columns)
 
 
 def _checkpoint(state: sac.State, task: Task, config: Config, learner: sac.Config, step: int) -> Point:

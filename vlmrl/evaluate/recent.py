@@ -1,9 +1,17 @@
 """The last observations of an episode, for policies that look back."""
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
+
+from vlmrl.sight import PREFIX
+from vlmrl.sim import SimEnv
+
+
+def pictured(env: SimEnv, observation: Mapping[str, np.ndarray], cameras: Sequence[str]) -> Mapping[str, np.ndarray]:
+    """The observation with what cameras show at this moment."""
+    return {**observation, **{f"{PREFIX}{camera}": env.frame(camera) for camera in cameras}} if cameras else observation
 
 
 class Recent:

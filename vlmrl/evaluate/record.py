@@ -8,10 +8,10 @@ import numpy as np
 from jaxtyping import UInt8
 
 from vlmrl.errors import DataError
-from vlmrl.evaluate.recent import Recent
+from vlmrl.evaluate.recent import Recent, pictured
 from vlmrl.evaluate.rollout import fresh
 from vlmrl.sim import SimEnv
-from vlmrl.types import NO_FRAME, Episode, Frames, Policy, history
+from vlmrl.types import NO_FRAME, Episode, Frames, Policy, cameras, history
 
 Start = Callable[[SimEnv], tuple[dict[str, np.ndarray], dict[str, Any]]]
 """Puts the environment at the first row; returns its observation and info."""
@@ -56,7 +56,8 @@ def episode(env: SimEnv, policy: Policy, recipe: Recipe, start: Start) -> Episod
     policy.reset(np.ones(1, np.bool_), [env.task.instruction], fresh(max(recipe.seed, 0)))
     observation, info = start(env)
     log, reward, chunk, terminated = _Log(), 0.0, list[np.ndarray](), False
-    recent = Recent(history(policy), observation)
+    length, looks = history(policy), cameras(policy)
+    recent = Recent(length, pictured(env, observation, looks))
     for step in range(recipe.steps + 1):
         last = step == recipe.steps
         if not chunk and not last:
@@ -68,7 +69,7 @@ def episode(env: SimEnv, policy: Policy, recipe: Recipe, start: Start) -> Episod
         if last:
             break
         observation, reward, terminated, _, info = env.step(action)
-        recent.add(observation)
+        recent.add(pictured(env, observation, looks) if len(chunk) < length else observation)
         if info["diverged"]:
             raise DivergedError(f"{env.task.name} diverged at step {step + 1} of the episode from seed {recipe.seed}")
     return _close(log, env, recipe, terminated=terminated)

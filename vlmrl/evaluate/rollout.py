@@ -15,7 +15,7 @@ from tqdm import tqdm
 from vlmrl.errors import ConfigError, DataError
 from vlmrl.evaluate.lanes import LanePool, LocalLanes, Outcome, lanes
 from vlmrl.sim import SimEnv, Task
-from vlmrl.types import Policy, history
+from vlmrl.types import Policy, cameras, history
 
 FIRST_EVALUATION_SEED = 1_000_000
 """Initial states of evaluation lie above this, those of collected data below."""
@@ -153,7 +153,7 @@ def _wave(
     policy: Policy, pool: LanePool, seeds: Sequence[int], instructions: Sequence[str], film: Sequence[int]
 ) -> list[Outcome]:
     """One episode in every lane."""
-    observations = pool.reset(seeds, film=film, history=history(policy))
+    observations = pool.reset(seeds, film=film, history=history(policy), cameras=cameras(policy))
     for k, seed in enumerate(seeds):
         policy.reset(np.arange(len(seeds)) == k, list(instructions), fresh(seed))
     going = np.ones(len(seeds), np.bool_)

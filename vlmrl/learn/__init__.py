@@ -30,6 +30,9 @@ LEARNERS = {
     "td3bc": "vlmrl.learn.td3bc",
 }
 
+PICTURES = ("bc", "calql", "diffusion", "filtered_bc", "flow", "iql")
+"""Learners that see pictures."""
+
 
 def learner(name: str) -> ModuleType:
     """The module of an algorithm."""
@@ -101,19 +104,21 @@ def fit_seeds(
         ConfigError: if there are several, and the learner cannot be trained so.
     """
     module, generators = learner(name), [torch.Generator().manual_seed(seed) for seed in seeds]
+    for own in transitions:
+        _check_pictures(name, own, together=len(seeds) > 1)
     states = [
         module.init(config, own, generator=generator) for own, generator in zip(transitions, generators, strict=True)
     ]
     policies: list[PolicyNetwork] = [module.policy(state) for state in states]
-    batches = [
-        module.batches(config, own, generator=generator) for own, generator in zip(transitions, generators, strict=True)
-    ]
+    chances = [_chance(own, generator) for own, generator in zip(transitions, generators, strict=True)]
+    batches = [module.batches(config, own, generator=chance) for own, chance in zip(transitions, chances, strict=True)]
+    streams = list(dict.fromkeys([*generators, *chances]))
     stack = stacked(module, config, transitions[0], states) if len(states) > 1 else None
     joint, feed = (stack.joint, abreast(batches)) if stack else (states[0], batches[0])
     if clip_norm:
         checkpoint.clip_gradients(joint, clip_norm, seeds=len(seeds))
     facts = {**(facts or {}), "learner": name, "config": repr(config), "seeds": list(seeds), "clip_norm": clip_norm}
-    start = checkpoint.restore(kept, joint, generators, facts=facts) if kept is not None and kept.is_file() else 0
+    start = checkpoint.restore(kept, joint, streams, facts=facts) if kept is not None and kept.is_file() else 0
     if kept is not None:
         for one in metrics:
             one.cut(start)
@@ -131,7 +136,7 @@ def fit_seeds(
 
     def save(step: int) -> None:
         if kept is not None:
-            checkpoint.save(kept, joint, generators, step=step, facts=facts)
+            checkpoint.save(kept, joint, streams, step=step, facts=facts)
 
     loop.fit(
         update,
@@ -149,6 +154,20 @@ def fit_seeds(
         stack.write_back()
     critic = getattr(module, "critic", lambda _: None)
     return [Learned(policy, critic(state)) for policy, state in zip(policies, states, strict=True)]
+
+
+def _check_pictures(name: str, transitions: Transitions, *, together: bool) -> None:
+    if transitions.pictures is not None and name not in PICTURES:
+        raise ConfigError(f"learner {name!r} sees no pictures; those that do: {', '.join(PICTURES)}")
+    if transitions.pictures is not None and together:
+        raise ConfigError("several seeds that see pictures are no one program: together=false")
+
+
+def _chance(transitions: Transitions, generator: torch.Generator) -> torch.Generator:
+    """What batches are drawn from: where they are made ahead, in a thread, a generator of their own."""
+    if transitions.pictures is None:
+        return generator
+    return torch.Generator().manual_seed(int(torch.randint(2**31, (), generator=generator)))
 
 
 def stacked(module: ModuleType, config: Any, transitions: Transitions, states: Sequence[Any]) -> Stack:

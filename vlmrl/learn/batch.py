@@ -5,7 +5,7 @@ import os
 import shutil
 import sysconfig
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -15,9 +15,12 @@ from jaxtyping import Float, Float32, Int64
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from vlmrl.learn.looking import look, read_ahead, shown
 from vlmrl.nn import Normaliser
 from vlmrl.types import Transitions
+from vlmrl.vision import Eyes
 
+BatchT = TypeVar("BatchT")
 FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
 
 
@@ -26,7 +29,8 @@ class Batch:
     """Transitions in the networks' units; of seeds that are trained together, those of each side by side."""
 
     obs: Float[Tensor, "*seeds B D"]
-    """Or the latest observations one after the other, of learners that look back."""
+    """Or the latest observations one after the other, of learners that look back. Cropped pictures stand behind the
+    numbers, 0 to 255, until `look` has made features of them."""
     action: Float[Tensor, "*seeds B A"]
     reward: Float[Tensor, "*seeds B"]
     mask: Float[Tensor, "*seeds B"]
@@ -43,10 +47,12 @@ def sample(
     generator: torch.Generator,
     to_go: Float32[np.ndarray, " N"] | None = None,
     history: int = 1,
+    bootstraps: bool = True,
 ) -> Iterator[Batch]:
     """Endless batches with replacement, rows by their weights; of a `history` the oldest observation comes first.
 
-    All columns lie side by side in one matrix, so that a batch is one gather and a few views.
+    Pictures of next observations are read for learners that bootstrap. All columns lie side by side in one matrix, so
+    that a batch is one gather and a few views.
     """
     obs, action = Normaliser.standard(transitions.obs), Normaliser.range(transitions.action)
     columns = [
@@ -59,11 +65,40 @@ def sample(
     ]
     table, widths = torch.cat(columns, 1), [column.shape[1] for column in columns]
     around = torch.from_numpy(windows(transitions, history - 1, 0)) if history > 1 else None
-    for rows in drawn_rows(transitions, size, generator=generator):
+
+    def batch(rows: Int64[Tensor, " B"], own: torch.Generator) -> Batch:
         obs_, next_obs, action_, reward_, mask, *rest = table[rows].split(widths, 1)
         if around is not None:
-            obs_ = columns[0][around[rows]].flatten(1)
-        yield Batch(obs_, action_, reward_[:, 0], mask[:, 0], next_obs, *(one[:, 0] for one in rest))
+            obs_ = columns[0][around[rows]]
+        obs_ = shown(transitions, obs_, rows if around is None else around[rows], own).flatten(1)
+        next_obs = shown(transitions, next_obs, rows, own, after=1) if bootstraps else next_obs
+        return Batch(obs_, action_, reward_[:, 0], mask[:, 0], next_obs, *(one[:, 0] for one in rest))
+
+    yield from drawn(transitions, size, batch, generator=generator)
+
+
+def drawn(
+    transitions: Transitions,
+    size: int,
+    make: Callable[[Int64[Tensor, " B"], torch.Generator], BatchT],
+    *,
+    generator: torch.Generator,
+) -> Iterator[BatchT]:
+    """Endless batches of drawn rows; those with pictures are made in the background, a few ahead."""
+
+    def batches(own: torch.Generator) -> Iterator[BatchT]:
+        return (make(rows, own) for rows in drawn_rows(transitions, size, generator=own))
+
+    return batches(generator) if transitions.pictures is None else read_ahead(batches, generator=generator)
+
+
+def looked(eyes: Eyes | None, batch: Batch) -> Batch:
+    """The batch with features in the place of pictures; those of next observations without a gradient."""
+    if eyes is None:
+        return batch
+    with torch.no_grad():
+        after = look(eyes, batch.next_obs)
+    return replace(batch, obs=look(eyes, batch.obs), next_obs=after)
 
 
 def windows(transitions: Transitions, before: int, after: int) -> Int64[np.ndarray, "N T"]:
@@ -74,6 +109,8 @@ def windows(transitions: Transitions, before: int, after: int) -> Int64[np.ndarr
     goes_on = (transitions.episode[1:] == transitions.episode[:-1]) & (
         transitions.next_obs[:-1] == transitions.obs[1:]
     ).all(1)
+    if transitions.pictures is not None:
+        goes_on &= np.diff(transitions.pictures.row) == 1
     rows, last = np.arange(len(transitions)), np.flatnonzero(np.append(~goes_on, True))
     run = np.searchsorted(last, rows)
     first = np.concatenate([[0], last[:-1] + 1])

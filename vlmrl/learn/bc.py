@@ -5,7 +5,7 @@ The default is IQL's actor. `head=mixture` is robomimic's BC-GMM, `history=10 re
 
 import copy
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor
 from vlmrl.errors import ConfigError
 from vlmrl.learn.batch import Batch, average, cosine, descend, sample
 from vlmrl.learn.heads import MixtureActor
+from vlmrl.learn.looking import look, sees
 from vlmrl.nn import Actor, Normaliser, product_dtype, together
 from vlmrl.types import Transitions
 
@@ -56,7 +57,14 @@ class State:
 
 def batches(config: Config, transitions: Transitions, *, generator: torch.Generator) -> Iterator[Batch]:
     """Endless uniform batches, in the network's units."""
-    return sample(transitions, transitions.reward, config.batch, generator=generator, history=config.history)
+    return sample(
+        transitions,
+        transitions.reward,
+        config.batch,
+        generator=generator,
+        history=config.history,
+        bootstraps=False,
+    )
 
 
 def init(config: Config, transitions: Transitions, *, generator: torch.Generator) -> State:
@@ -68,11 +76,13 @@ def init(config: Config, transitions: Transitions, *, generator: torch.Generator
     if config.modes < 1 or config.history < 1:
         raise ConfigError(f"modes and history from 1 wanted, found {config.modes} and {config.history}")
     obs, action = Normaliser.standard(transitions.obs), Normaliser.range(transitions.action)
+    obs, eyes = sees(obs, transitions, generator=generator)
     common: dict[str, Any] = {
         "hidden": config.hidden,
         "layer_norm": config.layer_norm,
         "proposes": config.head != "deterministic",
         "generator": generator,
+        "eyes": eyes,
     }
     if config.history == 1 and not config.recurrent and config.head != "mixture":
         actor = Actor(obs, action, **common)
@@ -97,7 +107,7 @@ def loss(config: Config, state: State, batch: Batch) -> dict[str, Tensor]:
 
 def update(config: Config, state: State, batch: Batch) -> dict[str, Tensor]:
     """One gradient step."""
-    losses = state.loss(batch)
+    losses = state.loss(replace(batch, obs=look(state.actor.eyes, batch.obs, config.history)))
     descend(state.optimiser, losses["actor_loss"])
     state.schedule.step()
     average(state.averaged, state.actor, config.average or 1.0, step=state.schedule.last_epoch)

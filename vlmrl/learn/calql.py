@@ -12,7 +12,7 @@ largest of four next actions in the backup, no entropy in it), but for the rewar
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from jaxtyping import Float, Float32
 from torch import Tensor
 
 from vlmrl.learn import sac
-from vlmrl.learn.batch import Batch, descend, polyak, sample, standardise_reward
+from vlmrl.learn.batch import Batch, descend, looked, polyak, sample, standardise_reward
 from vlmrl.nn import Actor, Critic
 from vlmrl.types import Transitions
 
@@ -140,11 +140,12 @@ def loss(config: Config, state: State, batch: Batch) -> dict[str, Tensor]:
 
 def update(config: Config, state: State, batch: Batch) -> dict[str, Tensor]:
     """One gradient step on the critics, then on actor and temperature with the new critics, then the targets."""
+    batch = looked(state.actor.eyes, batch)
     losses = critic_losses(config, state, batch)
     descend(state.critic_optimiser, losses["critic_loss"] + config.alpha * losses["conservative_loss"])
     # The actor's gradient also passes through the critics, whose weights must not take it.
     state.q.requires_grad_(False)
-    actor = sac.actor_losses(sac.Config(), state, batch)
+    actor = sac.actor_losses(sac.Config(), state, replace(batch, obs=batch.obs.detach()))
     descend(state.actor_optimiser, actor["actor_loss"])
     state.q.requires_grad_(True)
     descend(state.temperature_optimiser, actor["temperature_loss"])

@@ -7,15 +7,17 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from vlmrl.errors import ConfigError
-from vlmrl.learn.batch import descend, drawn_rows, polyak, windows
+from vlmrl.learn.batch import descend, drawn, polyak, windows
+from vlmrl.learn.looking import look, sees, shown
 from vlmrl.learn.sampling import Sampler, denoise, rounds
 from vlmrl.learn.unet import UNet
 from vlmrl.nn import Normaliser, saved_normaliser
 from vlmrl.types import Transitions
+from vlmrl.vision import Eyes, eyes_settings, saved_eyes
 
 
 @dataclass(frozen=True)
@@ -71,8 +73,16 @@ def chunk_batches(config: ChunkConfig, transitions: Transitions, *, generator: t
     before = config.history - 1
     index = torch.from_numpy(windows(transitions, before, max(config.horizon - config.history, 0)))
     seen, chunk = index[:, : before + 1], index[:, : config.horizon]
-    for rows in drawn_rows(transitions, config.batch, generator=generator):
-        yield ChunkBatch(obs[seen[rows]].flatten(1), action[chunk[rows]])
+
+    def batch(rows: Int64[Tensor, " B"], own: torch.Generator) -> ChunkBatch:
+        return ChunkBatch(shown(transitions, obs[seen[rows]], seen[rows], own).flatten(1), action[chunk[rows]])
+
+    yield from drawn(transitions, config.batch, batch, generator=generator)
+
+
+def looked(state: "ChunkState", batch: ChunkBatch) -> ChunkBatch:
+    """The batch with features in the place of pictures."""
+    return ChunkBatch(look(state.network.eyes, batch.obs, state.network.history), batch.chunk)
 
 
 class ChunkPolicy(nn.Module):
@@ -89,9 +99,10 @@ class ChunkPolicy(nn.Module):
         settings: Mapping[str, Any],
         *,
         generator: torch.Generator,
+        eyes: Eyes | None = None,
     ) -> None:
         super().__init__()
-        self.observation, self.action, self._settings = observation, action, dict(settings)
+        self.observation, self.action, self.eyes, self._settings = observation, action, eyes, dict(settings)
         widths, horizon = tuple(settings["hidden"]), int(settings["horizon"])
         self.history = int(settings["history"])
         fits = self.history >= 1 and 1 <= settings["execute"] <= horizon - self.history + 1
@@ -123,14 +134,15 @@ class ChunkPolicy(nn.Module):
 
     def settings(self) -> dict[str, Any]:
         """Sizes, and how it samples."""
-        return dict(self._settings)
+        return self._settings | eyes_settings(self.eyes)
 
     @classmethod
     def from_settings(cls, settings: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> "ChunkPolicy":
         """The policy that was saved."""
         keys = ("hidden", "history", "horizon", "execute", "time_width", "sampler", "steps", "training_steps")
         observation, action = (saved_normaliser(tensors, name) for name in ("observation", "action"))
-        policy = cls(observation, action, {key: settings[key] for key in keys}, generator=torch.Generator())
+        own, eyes = {key: settings[key] for key in keys}, saved_eyes(settings)
+        policy = cls(observation, action, own, generator=torch.Generator(), eyes=eyes)
         policy.load_state_dict(tensors)
         return policy
 
@@ -155,11 +167,10 @@ def fresh(
         "steps": steps,
         "training_steps": training_steps,
     }
-    network = ChunkPolicy(
-        Normaliser.range(transitions.obs), Normaliser.range(transitions.action), settings, generator=generator
-    )
+    observation, eyes = sees(Normaliser.range(transitions.obs), transitions, generator=generator)
+    network = ChunkPolicy(observation, Normaliser.range(transitions.action), settings, generator=generator, eyes=eyes)
     optimiser = torch.optim.AdamW(
-        network.net.parameters(), lr=config.lr, betas=(0.95, 0.999), weight_decay=config.weight_decay, fused=True
+        network.parameters(), lr=config.lr, betas=(0.95, 0.999), weight_decay=config.weight_decay, fused=True
     )
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: warmed(config, step))
     return ChunkState(network, copy.deepcopy(network), optimiser, schedule, generator)

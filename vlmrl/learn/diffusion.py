@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from vlmrl.learn.chunks import ChunkBatch, ChunkConfig, ChunkPolicy, ChunkState, chunk_batches, fresh, step
+from vlmrl.learn.chunks import ChunkBatch, ChunkConfig, ChunkPolicy, ChunkState, chunk_batches, fresh, looked, step
 from vlmrl.learn.sampling import schedule
 from vlmrl.types import Transitions
 
@@ -68,7 +68,7 @@ def loss(config: Config, state: State, batch: ChunkBatch) -> dict[str, Tensor]:
 
 def update(config: Config, state: State, batch: ChunkBatch) -> dict[str, Tensor]:
     """One gradient step."""
-    losses = loss(config, state, batch)
+    losses = loss(config, state, looked(state, batch))
     step(state, losses["denoising_loss"])
     return {name: value.detach() for name, value in losses.items()}
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from vlmrl.learn.chunks import ChunkBatch, ChunkConfig, ChunkPolicy, ChunkState, chunk_batches, fresh, step
+from vlmrl.learn.chunks import ChunkBatch, ChunkConfig, ChunkPolicy, ChunkState, chunk_batches, fresh, looked, step
 from vlmrl.learn.sampling import FLOW_TIME
 from vlmrl.types import Transitions
 
@@ -45,7 +45,7 @@ def loss(config: Config, state: State, batch: ChunkBatch) -> dict[str, Tensor]:
 
 def update(config: Config, state: State, batch: ChunkBatch) -> dict[str, Tensor]:
     """One gradient step."""
-    losses = loss(config, state, batch)
+    losses = loss(config, state, looked(state, batch))
     step(state, losses["velocity_loss"])
     return {name: value.detach() for name, value in losses.items()}
 

@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vlmrl.nn import Actor, Normaliser, StackedMLP, saved_normaliser
+from vlmrl.vision import Eyes, eyes_settings, saved_eyes
 
 LAYERS = 2
 """Of the LSTM."""
@@ -37,9 +38,10 @@ class MixtureActor(nn.Module):
         recurrent: int,
         proposes: bool,
         generator: torch.Generator,
+        eyes: Eyes | None = None,
     ) -> None:
         super().__init__()
-        self.observation, self.action = observation, action
+        self.observation, self.action, self.eyes = observation, action, eyes
         self.modes, self.history, self.proposes = modes, history, proposes
         width, count = len(observation.shift), len(action.shift)
         self.chance = (count + 1,)
@@ -88,13 +90,14 @@ class MixtureActor(nn.Module):
 
     def settings(self) -> dict[str, Any]:
         """Sizes of the network."""
-        return dict(self._settings)
+        return self._settings | eyes_settings(self.eyes)
 
     @classmethod
     def from_settings(cls, settings: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> "MixtureActor":
         """The policy that was saved."""
         keys = ("hidden", "layer_norm", "modes", "history", "recurrent", "proposes")
         observation, action = (saved_normaliser(tensors, name) for name in ("observation", "action"))
-        actor = cls(observation, action, **{key: settings[key] for key in keys}, generator=torch.Generator())
+        own, eyes = {key: settings[key] for key in keys}, saved_eyes(settings)
+        actor = cls(observation, action, **own, generator=torch.Generator(), eyes=eyes)
         actor.load_state_dict(tensors)
         return actor

@@ -19,6 +19,7 @@ from vlmrl.learn.batch import Batch
 from vlmrl.learn.chunks import ChunkBatch, ChunkPolicy
 from vlmrl.nn import Critic, Normaliser
 from vlmrl.types import Transitions
+from vlmrl.vision import Eyes
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,11 @@ class BestOf(nn.Module):
     def observation(self) -> Normaliser:
         """Of the policy."""
         return self.policy.observation
+
+    @property
+    def eyes(self) -> Eyes | None:
+        """Of the policy."""
+        return self.policy.eyes
 
     @property
     def history(self) -> int:

@@ -23,10 +23,12 @@ from vlmrl.learn.batch import (
     compiled,
     cosine,
     descend,
+    looked,
     polyak,
     sample,
     standardise_reward,
 )
+from vlmrl.learn.looking import sees
 from vlmrl.nn import Actor, Critic, Normaliser, StackedMLP, product_dtype, together
 from vlmrl.types import Transitions
 
@@ -96,7 +98,8 @@ def batches(config: Config, transitions: Transitions, *, generator: torch.Genera
 def init(config: Config, transitions: Transitions, *, generator: torch.Generator) -> State:
     """Fresh networks whose normalisers fit `transitions`."""
     obs, action = Normaliser.standard(transitions.obs), Normaliser.range(transitions.action)
-    width_obs, width_action = transitions.obs.shape[1], transitions.action.shape[1]
+    obs, eyes = sees(obs, transitions, generator=generator)
+    width_obs, width_action = len(obs.shift), transitions.action.shape[1]
 
     def net(members: int, width: int) -> StackedMLP:
         sizes = (width, *config.hidden, 1)
@@ -104,8 +107,12 @@ def init(config: Config, transitions: Transitions, *, generator: torch.Generator
 
     q, target, v = net(2, width_obs + width_action), net(2, width_obs + width_action), net(1, width_obs)
     target.load_state_dict(q.state_dict())
-    actor = Actor(obs, action, hidden=config.hidden, layer_norm=config.layer_norm, generator=generator)
-    groups = [{"params": [*q.parameters(), *v.parameters()]}, {"params": list(actor.parameters())}]
+    actor = Actor(obs, action, hidden=config.hidden, layer_norm=config.layer_norm, generator=generator, eyes=eyes)
+    # The eyes are everybody's.
+    groups = [
+        {"params": [*q.parameters(), *v.parameters(), *(eyes.parameters() if eyes else ())]},
+        {"params": [actor.log_std, *actor.net.parameters()]},
+    ]
     optimiser = torch.optim.Adam(groups, lr=config.lr, fused=True)
     rates = [lambda _: 1.0, lambda step: cosine(step, config.updates) if config.actor_lr_decay else 1.0]
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, rates)
@@ -161,7 +168,7 @@ def loss(config: Config, state: State, batch: Batch) -> dict[str, Tensor]:
 def update(config: Config, state: State, batch: Batch) -> dict[str, Tensor]:
     """One gradient step on every loss, then the target critics."""
     if config.order == "joint":
-        losses = state.loss(batch)
+        losses = state.loss(looked(state.actor.eyes, batch))
         descend(state.optimiser, losses["value_loss"] + losses["critic_loss"] + losses["actor_loss"])
     else:
         losses = _update_in_order(config, state, batch)
@@ -173,11 +180,15 @@ def update(config: Config, state: State, batch: Batch) -> dict[str, Tensor]:
 
 def _update_in_order(config: Config, state: State, batch: Batch) -> dict[str, Tensor]:
     """The reference's order: V, then the actor and the critics with the new V (a parameter without gradient rests)."""
+    pictures, batch = batch, looked(state.actor.eyes, batch)
     both = torch.cat([batch.obs, batch.action], -1)
     with torch.no_grad():
         target_q = state.target(both, state.dtype)[..., 0].amin(0)
     value_loss = expectile_loss(target_q - state.v(batch.obs, state.dtype)[0, :, 0], config.expectile)
     descend(state.optimiser, value_loss)
+    if state.actor.eyes is not None:
+        batch = looked(state.actor.eyes, pictures)
+        both = torch.cat([batch.obs, batch.action], -1)
     with torch.no_grad():
         v, next_v = state.v(torch.cat([batch.obs, batch.next_obs]), state.dtype)[0, :, 0].chunk(2)
     q, out = together([(state.q, both), (state.actor.net, batch.obs)], state.dtype)
@@ -196,4 +207,4 @@ def policy(state: State) -> Actor:
 
 def critic(state: State) -> Critic:
     """The two action values, as their targets hold them."""
-    return Critic(state.actor.observation, state.actor.action, state.target)
+    return Critic(state.actor.observation, state.actor.action, state.target, state.actor.eyes)

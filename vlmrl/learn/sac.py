@@ -16,6 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vlmrl.learn.batch import Batch, descend, polyak, sample
+from vlmrl.learn.looking import sees
 from vlmrl.nn import Actor, Critic, Normaliser, StackedMLP, together
 from vlmrl.types import Transitions
 
@@ -71,14 +72,23 @@ def batches(config: Config, transitions: Transitions, *, generator: torch.Genera
 def init(config: Config, transitions: Transitions, *, generator: torch.Generator) -> State:
     """Fresh networks whose normalisers fit `transitions`."""
     obs, action = Normaliser.standard(transitions.obs), Normaliser.range(transitions.action)
-    width_obs, width_action = transitions.obs.shape[1], transitions.action.shape[1]
+    obs, eyes = sees(obs, transitions, generator=generator)
+    width_obs, width_action = len(obs.shift), transitions.action.shape[1]
 
     def net(members: int, width: int, out: int) -> StackedMLP:
         return StackedMLP(members, (width, *config.hidden, out), layer_norm=config.layer_norm, generator=generator)
 
     q, target = net(2, width_obs + width_action, 1), net(2, width_obs + width_action, 1)
     target.load_state_dict(q.state_dict())
-    actor = Actor(obs, action, hidden=config.hidden, layer_norm=config.layer_norm, generator=generator, proposes=False)
+    actor = Actor(
+        obs,
+        action,
+        hidden=config.hidden,
+        layer_norm=config.layer_norm,
+        generator=generator,
+        proposes=False,
+        eyes=eyes,
+    )
     spread = net(1, width_obs, width_action)
     log_temperature = torch.tensor(math.log(config.temperature), requires_grad=True)
     deviation = float(transitions.reward.std())
@@ -89,7 +99,10 @@ def init(config: Config, transitions: Transitions, *, generator: torch.Generator
         spread,
         log_temperature,
         scale=deviation if config.normalise_reward and deviation > 1e-8 else 1.0,
-        critic_optimiser=torch.optim.Adam(q.parameters(), lr=config.lr, fused=True),
+        # It is the critics that teach the eyes (Yarats et al. 2022, arXiv 2107.09645).
+        critic_optimiser=torch.optim.Adam(
+            [*q.parameters(), *(eyes.parameters() if eyes else ())], lr=config.lr, fused=True
+        ),
         actor_optimiser=torch.optim.Adam([*actor.net.parameters(), *spread.parameters()], lr=config.lr, fused=True),
         temperature_optimiser=torch.optim.Adam([log_temperature], lr=config.lr),
         generator=generator,
@@ -174,4 +187,4 @@ def policy(state: State) -> Actor:
 
 def critic(state: State) -> Critic:
     """The two action values, as their targets hold them."""
-    return Critic(state.actor.observation, state.actor.action, state.target)
+    return Critic(state.actor.observation, state.actor.action, state.target, state.actor.eyes)

@@ -12,7 +12,8 @@ from jaxtyping import Bool, Float
 from vlmrl.artefact import load, save
 from vlmrl.errors import ConfigError
 from vlmrl.nn import PolicyNetwork
-from vlmrl.policy.block import flat, in_blocks
+from vlmrl.policy import frozen
+from vlmrl.policy.block import in_blocks, seen
 
 NETWORKS = {
     "actor policy": "vlmrl.nn:Actor",
@@ -39,6 +40,12 @@ class LearnedPolicy:
         """Observations that it wants to be shown at once."""
         return self.actor.history
 
+    @property
+    def cameras(self) -> tuple[str, ...]:
+        """Whose pictures it wants to be shown."""
+        seen_through = self.actor.eyes.cameras if self.actor.eyes else ()
+        return tuple(dict.fromkeys([*seen_through, *frozen.cameras(self.keys)]))
+
     def reset(self, mask: Bool[np.ndarray, " B"], instructions: Sequence[str], generator: np.random.Generator) -> None:
         """Take each starting robot's chance from the generator."""
         self._chance |= dict.fromkeys(np.flatnonzero(mask).tolist(), generator)
@@ -48,7 +55,7 @@ class LearnedPolicy:
         if not self.actor.acts_without_chance:
             count = len(next(iter(observations.values())))
             return self._drawn(observations, 1, [self._chance[k] for k in range(count)])[:, 0]
-        obs = self._flat(observations)
+        obs = self._seen(observations)
         return in_blocks(self.actor.draw, obs, np.zeros((len(obs), *self.actor.chance), np.float32))
 
     def propose(
@@ -66,13 +73,15 @@ class LearnedPolicy:
     def _drawn(
         self, observations: Mapping[str, np.ndarray], n: int, generators: Sequence[np.random.Generator]
     ) -> Float[np.ndarray, "B n h A"]:
-        obs, shape = self._flat(observations), self.actor.chance
+        obs, shape = self._seen(observations), self.actor.chance
         chance = np.concatenate([g.standard_normal((n, *shape), np.float32) for g in generators])
         chunks = in_blocks(self.actor.draw, np.repeat(obs, n, 0), chance)
         return chunks.reshape(len(obs), n, *chunks.shape[1:])
 
-    def _flat(self, observations: Mapping[str, np.ndarray]) -> Float[np.ndarray, "B D"]:
-        return flat(observations, self.keys, len(self.actor.observation.shift), who=f"policy {self.name!r}")
+    def _seen(self, observations: Mapping[str, np.ndarray]) -> Float[np.ndarray, "B D"]:
+        who = f"policy {self.name!r}"
+        observations = frozen.embedded(observations, self.keys, self.facts.get("encoders", {}))
+        return seen(observations, self.keys, self.actor.observation, self.actor.eyes, who=who)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write config, weights, normalisers and card."""
@@ -90,7 +99,7 @@ class LearnedPolicy:
     def card(self) -> str:
         """What a reader must know before running it on a robot."""
         facts = "\n".join(f"- {key}: {value}" for key, value in self.facts.items())
-        inputs = ", ".join(self.keys)
+        inputs = ", ".join([*self.keys, *(f"pictures of {camera}" for camera in self.cameras)])
         how = "acts by its mean" if self.actor.acts_without_chance else "draws what it does"
         return (
             f"# {self.name}\n\nAn {self.actor.KIND} trained by vlmrl on observations: {inputs}; it {how}.\n\n{facts}\n"

@@ -11,7 +11,9 @@ from jaxtyping import Float
 from vlmrl.artefact import load, save
 from vlmrl.errors import DataError
 from vlmrl.nn import Critic
-from vlmrl.policy.block import flat, in_blocks
+from vlmrl.policy import frozen
+from vlmrl.policy.block import in_blocks, seen
+from vlmrl.sight import axes
 
 
 @dataclass
@@ -24,6 +26,12 @@ class LearnedValue:
     facts: Mapping[str, Any] = field(default_factory=dict)
     """Data, reward and learner it was trained with; written to the card."""
 
+    @property
+    def cameras(self) -> tuple[str, ...]:
+        """Whose pictures it wants to be shown."""
+        seen_through = self.critic.eyes.cameras if self.critic.eyes else ()
+        return tuple(dict.fromkeys([*seen_through, *frozen.cameras(self.keys)]))
+
     def value(
         self, observations: Mapping[str, np.ndarray], actions: Float[np.ndarray, "B n A"]
     ) -> Float[np.ndarray, "B n"]:
@@ -32,8 +40,9 @@ class LearnedValue:
         Raises:
             DataError: if observations or actions are not those that it was trained on.
         """
-        latest = {key: value[:, -1] if value.ndim == 3 else value for key, value in observations.items()}
-        obs = flat(latest, self.keys, len(self.critic.observation.shift), who=f"critic {self.name!r}")
+        latest = {key: value[:, -1] if axes(key, value) == 3 else value for key, value in observations.items()}
+        latest = frozen.embedded(latest, self.keys, self.facts.get("encoders", {}))
+        obs = seen(latest, self.keys, self.critic.observation, self.critic.eyes, who=f"critic {self.name!r}")
         if actions.shape[-1] != (width := len(self.critic.action.shift)):
             raise DataError(f"critic {self.name!r} values actions of {width} numbers, found {actions.shape[-1]}")
         return in_blocks(self.critic.value, obs, actions)
@@ -52,7 +61,7 @@ class LearnedValue:
     def card(self) -> str:
         """What a reader must know before choosing actions by it."""
         facts = "\n".join(f"- {key}: {value}" for key, value in self.facts.items())
-        inputs = ", ".join(self.keys)
+        inputs = ", ".join([*self.keys, *(f"pictures of {camera}" for camera in self.cameras)])
         return (
             f"# {self.name}\n\nAn action value trained by vlmrl on observations: {inputs}. "
             f"It means little for actions unlike those of its data.\n\n{facts}\n"

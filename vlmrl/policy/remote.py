@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float
 
 from vlmrl.errors import ConfigError, DataError
 from vlmrl.policy import wire
+from vlmrl.sight import PREFIX
 
 VARIABLE = "VLMRL_POLICY_TOKEN"
 """Environment variable with the client's token."""
@@ -56,6 +57,8 @@ class RemotePolicy:
         self._facts: Mapping[str, Any] | None = ours if isinstance(ours, dict) else None
         self.history = int(self._facts["history"]) if self._facts else 1
         self.name = str(self._facts["name"]) if self._facts else f"policy at {url}"
+        keys = self._facts["keys"] if self._facts else ()
+        self.cameras = tuple(str(key).removeprefix(PREFIX) for key in keys if str(key).startswith(PREFIX))
         self._chance: dict[int, np.random.Generator] = {}
         self._instructions: dict[int, str] = {}
 

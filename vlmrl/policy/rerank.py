@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int64
 
 from vlmrl.errors import ConfigError
-from vlmrl.types import ActionValue, Policy, Proposer, history
+from vlmrl.types import ActionValue, Policy, Proposer, cameras, history
 
 REST = 10
 """Calls for which the policy acts alone after one that came late."""
@@ -106,6 +106,7 @@ class RerankedPolicy:
             raise ConfigError(f"samples from 1, temperature from 0 and a budget above 0 s wanted, found {found}")
         self._proposer: Proposer = self.base
         self.history = history(self.base)
+        self.cameras = tuple(dict.fromkeys([*cameras(self.base), *cameras(self.critic)]))
         how = f" at temperature {self.temperature:g}" if self.temperature else ""
         self.name = f"{self.base.name}, 1 of {self.samples} by {self.critic.name}{how}"
 

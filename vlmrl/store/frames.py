@@ -34,6 +34,14 @@ def decode_frames(
     return _gather(store, camera, rows, shape, lambda part, slots: _decoded(part, camera, slots, shape))
 
 
+def latest(store: Snapshot, camera: str) -> Int64[np.ndarray, " N"]:
+    """For every global row the row of the latest picture of its episode so far; NO_FRAME before the first."""
+    slots, table = store.slots(camera), store.episodes
+    rows = np.arange(len(slots))
+    found = np.maximum.accumulate(np.where(slots != NO_FRAME, rows, NO_FRAME))
+    return np.where(found >= table.start[table.of_row(rows)], found, NO_FRAME).astype(np.int64)
+
+
 def _gather(
     store: Snapshot,
     camera: str,

@@ -9,11 +9,12 @@ import numpy as np
 from jaxtyping import Float16, Float32, Int, Int64, UInt8
 
 from vlmrl.errors import DataError
+from vlmrl.sight import Pictures, Sight, embedding, named
 from vlmrl.store import disk, embeddings, manifest, rewards
 from vlmrl.store.append import append_part
 from vlmrl.store.cache import FrameCache, folder_for
 from vlmrl.store.check import problems
-from vlmrl.store.frames import read_frames
+from vlmrl.store.frames import latest, read_frames
 from vlmrl.store.lock import HOMES, TEMPORARY, Owner
 from vlmrl.store.snapshot import Snapshot
 from vlmrl.store.table import EpisodeTable
@@ -191,20 +192,28 @@ class Store:
         return read_frames(self.snapshot, self.cache, camera, np.asarray(rows, np.int64), size)
 
     def transitions(
-        self, obs: Sequence[str] = ("state",), reward: str | None = None, *, action: str = "action"
+        self,
+        obs: Sequence[str] = ("state",),
+        reward: str | None = None,
+        *,
+        action: str = "action",
+        cameras: Sequence[str] = (),
+        sight: Sight | None = None,
     ) -> Transitions:
         """Every row with an action and a next row; `reward` names a reward column, None gives zeros.
 
-        `action` is the column of actions: `action_requested` for what a robot's policy or operator asked for, before
-        the safety chain made of it what was sent; rows where nothing was asked are left out.
+        `obs` are keys, or parts of keys (`vlmrl.sight.named`). Pictures of `cameras` stay in the store until
+        they are wanted; where a row has none, the latest of its episode stands for it. `action` is the column of
+        actions: `action_requested` for what a robot's policy or operator asked for, before the safety chain made of it
+        what was sent; rows where nothing was asked are left out.
 
         Raises:
-            DataError: if the reward column does not cover every transition.
+            DataError: if the reward column does not cover every transition, or one has no picture of a camera.
         """
         taken = self.column(action)
         asked = np.isfinite(taken).all(1) | (action == "action")
         rows = np.flatnonzero(self.column("has_action") & self.column("has_next") & asked)
-        seen = np.concatenate([self.column(f"obs/{key}") for key in obs], axis=1)
+        seen = self._numbers(obs, rows)
         episode = self.episodes.of_row(rows)
         ends = self.episodes.terminated[episode] & (rows + 2 == self.episodes.stop[episode])
         return Transitions(
@@ -214,7 +223,42 @@ class Store:
             mask=np.where(ends, 0, 1).astype(np.float32),
             next_obs=seen[rows + 1],
             episode=episode.astype(np.int32),
+            pictures=self._pictures(cameras, sight or Sight(), rows) if cameras else None,
         )
+
+    def _numbers(self, obs: Sequence[str], rows: Int64[np.ndarray, " n"]) -> Float32[np.ndarray, "N D"]:
+        columns = [np.zeros((len(self), 0), np.float32)]
+        for key in obs:
+            name, part = named(key)
+            frozen = embedding(name)
+            column = self._embedding(name, frozen[1], rows) if frozen else self.column(f"obs/{name}")
+            if part.stop is not None and part.stop > column.shape[1]:
+                raise DataError(f"obs {key!r}: {name!r} has {column.shape[1]} numbers")
+            columns.append(column[:, part])
+        return np.concatenate(columns, axis=1)
+
+    def _embedding(self, name: str, camera: str, rows: Int64[np.ndarray, " n"]) -> Float32[np.ndarray, "N D"]:
+        """Where a row has no picture, the latest of its episode stands for it, as with pictures."""
+        at = latest(self.snapshot, camera)
+        values = np.where((at == NO_FRAME)[:, None], np.nan, self.column(name)[at]).astype(np.float32)
+        if (missing := int((np.isnan(values[rows, 0]) | np.isnan(values[rows + 1, 0])).sum())) > 0:
+            raise DataError(f"{name!r} covers {len(rows) - missing} of {len(rows)} transitions")
+        return values
+
+    def _pictures(self, cameras: Sequence[str], sight: Sight, rows: Int64[np.ndarray, " n"]) -> Pictures:
+        shown = {camera: latest(self.snapshot, camera) for camera in cameras}
+        for camera, places in shown.items():
+            if (blind := rows[(places[rows] == NO_FRAME) | (places[rows + 1] == NO_FRAME)]).size:
+                about = self.episodes.id[int(self.episodes.of_row(blind[:1])[0])]
+                raise DataError(
+                    f"episode {about!r} has no picture of camera {camera!r} at its row {int(blind[0])} of the store, "
+                    "nor before it"
+                )
+
+        def read(camera: str, wanted: Int64[np.ndarray, " n"]) -> UInt8[np.ndarray, "n H W 3"]:
+            return self.frames(camera, shown[camera][wanted], sight.size)
+
+        return Pictures(tuple(cameras), sight, rows, read)
 
     def spans(self, length: int, *, stride: int = 1) -> Int64[np.ndarray, "S L"]:
         """Global rows of every whole window of consecutive rows inside one episode, a window every `stride` rows."""
