@@ -5,7 +5,8 @@
 A RUN is what `benchmarks/learners.py` leaves. Of each training seed, one critic (IQL's, trained on the `--reward` of
 the main job: learned or ground_truth) chooses among the actions of several policies that were cloned from the same
 logs: Gaussian cloning, diffusion and, with --robomimic, those of FOLDER/<task>/seed<k>/policy, made by `vlmrl robomimic
-train`. All from the same initial states; differences from the policy alone are paired by seed and initial state.
+train`. All from the same initial states; differences are paired by seed and initial state: from the policy alone, which
+of a Gaussian acts by its mean, and from one sample of it, which is what choosing among several begins with.
 Milliseconds are of one decision for one robot on one thread. Resumable. The figure goes to --figure.
 """
 
@@ -33,7 +34,7 @@ from vlmrl.evaluate.statistics import Interval, difference, rate  # noqa: E402
 from vlmrl.runfolder import read_json  # noqa: E402
 from vlmrl.sim import Task, load_task, make  # noqa: E402
 
-SAMPLES = (5, 10, 30, 50, 100)
+SAMPLES = (1, 5, 10, 30, 50, 100)
 TEMPERATURES = (0.1, 1.0)
 """Of the softmax over values, at TEMPERED samples; 0 is the highest value."""
 TEMPERED = 10
@@ -61,16 +62,17 @@ def main() -> None:
 class Row:
     """A policy, alone or steered."""
 
-    def __init__(self, policy: str, how: str, success: np.ndarray, alone: np.ndarray, latency_s: float) -> None:
+    def __init__(self, policy: str, how: str, success: Mapping[str, np.ndarray], latency_s: float) -> None:
         self.policy, self.how, self.latency_s = policy, how, latency_s
-        self.shape = success.shape
-        self.rate: Interval = rate(success)
-        self.gain: Interval | None = None if success is alone else difference(success, alone)
+        own = success[how]
+        self.shape = own.shape
+        self.rate: Interval = rate(own)
+        self.gains = [difference(own, success[other]) if other != how else None for other in ("alone", "K=1")]
 
     @property
     def samples(self) -> int:
-        """K; 1 alone."""
-        return 1 if self.how == "alone" else int(self.how.split(",")[0].removeprefix("K="))
+        """K, of a row that has one."""
+        return int(self.how.split(",")[0].removeprefix("K="))
 
 
 def measure(run: Path, given: argparse.Namespace) -> list[Row]:
@@ -86,10 +88,8 @@ def measure(run: Path, given: argparse.Namespace) -> list[Row]:
         }
         place = given.out / run.name / given.reward / name
         done = job.evaluate(task, arms, job.Plan(given.episodes), place, quiet=False).rollouts
-        alone = results.stacked(done["alone"])
-        for how, arm in arms.items():
-            success = alone if how == "alone" else results.stacked(done[how])
-            rows.append(Row(name, how, success, alone, latency(task, arm.candidates[0])))
+        success = {how: results.stacked(several) for how, several in done.items()}
+        rows += [Row(name, how, success, latency(task, arm.candidates[0])) for how, arm in arms.items()]
     return rows
 
 
@@ -130,11 +130,14 @@ def latency(task: Task, candidate: Candidate, calls: int = 20) -> float:
 
 def table(rows: Sequence[Row]) -> str:
     """Markdown."""
-    lines = ["| policy | chosen | seeds x starts | success | minus alone | ms |", "|---|---|---|---|---|---|"]
+    lines = [
+        "| policy | chosen | seeds x starts | success | minus alone | minus K=1 | ms |",
+        "|---|---|---|---|---|---|---|",
+    ]
     for row in rows:
-        size, gain = " x ".join(map(str, row.shape)), row.gain or ""
+        size, gains = " x ".join(map(str, row.shape)), " | ".join(str(gain or "") for gain in row.gains)
         lines.append(
-            f"| {row.policy} | {row.how} | {size} | {row.rate.percent()} | {gain} | {1e3 * row.latency_s:.1f} |"
+            f"| {row.policy} | {row.how} | {size} | {row.rate.percent()} | {gains} | {1e3 * row.latency_s:.1f} |"
         )
     return "\n".join(lines)
 
@@ -144,17 +147,19 @@ def draw(found: Mapping[str, Sequence[Row]], path: Path) -> None:
     figure, axes = plt.subplots(2, len(found), figsize=(4.5 * len(found), 6), sharex=True, squeeze=False)
     for column, (task, rows) in enumerate(found.items()):
         for name in dict.fromkeys(row.policy for row in rows):
-            own = [row for row in rows if row.policy == name and "temperature" not in row.how]
+            own = [row for row in rows if row.policy == name and row.how.startswith("K=") and "temp" not in row.how]
             count = [row.samples for row in own]
             (line,) = axes[0, column].plot(count, [row.rate.estimate for row in own], "o-", label=name)
+            (alone,) = (row.rate.estimate for row in rows if row.policy == name and row.how == "alone")
+            axes[0, column].axhline(alone, color=line.get_color(), linestyle=":", linewidth=1)
             low, high = [row.rate.low for row in own], [row.rate.high for row in own]
             axes[0, column].fill_between(count, low, high, color=line.get_color(), alpha=0.12)
             axes[1, column].plot(count, [1e3 * row.latency_s for row in own], "o-")
         axes[0, column].set(title=task, xscale="log", ylim=(-0.03, 1.03))
         axes[1, column].set(xlabel="samples K", yscale="log")
-        axes[1, column].set_xticks([1, *SAMPLES], [str(k) for k in (1, *SAMPLES)])
+        axes[1, column].set_xticks(SAMPLES, [str(k) for k in SAMPLES])
         axes[1, column].minorticks_off()
-    axes[0, 0].set_ylabel("success")
+    axes[0, 0].set_ylabel("success (dotted: alone)")
     axes[1, 0].set_ylabel("ms a decision")
     axes[0, 0].legend()
     figure.tight_layout()

@@ -274,7 +274,7 @@ def test_a_saved_reward_is_written_into_other_logs(store: Store, tmp_path: Path)
         np.testing.assert_allclose(store.column(f"reward/known/{kept}"), values, atol=1e-6)
     with pytest.raises(ConfigError, match="vlmrl label and vlmrl run write such models"):
         scoring.main(configuration.compose("score", base), tmp_path / "run")
-    with pytest.raises(DataError, match="config.json is missing"):
+    with pytest.raises(DataError, match=r"config\.json is missing"):
         scoring.main(configuration.compose("score", [*base, f"rewarder.folder={tmp_path}"]), tmp_path / "run")
 
 
