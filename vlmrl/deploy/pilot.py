@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float64
@@ -148,6 +148,11 @@ class PolicyPilot:
         if away[k] <= _FARTHEST:
             return ""
         return f"{names[k]} is {observation['state'][k]:.3g}, {away[k]:.0f} deviations from the training data"
+
+    def figures(self) -> dict[str, Any]:
+        """What a report says of it."""
+        restarts = getattr(self.inference, "restarts", 0)
+        return {"jumps": self.queue.jumps, "stale": self.queue.stale, "restarts": restarts, "note": self.note}
 
     def close(self) -> None:
         """End the policy's process."""

@@ -62,7 +62,7 @@ class Page:
         if (now := node.time) - self._shown >= _SHOW_S:
             self._shown = now
             self._child.send(shown(node))
-        for feed in node.feeds:
+        for feed in node.episodes.feeds:
             if feed.latest is not None and feed.latest.time > self._pictured:
                 self._pictured = feed.latest.time
                 self._child.send((feed.name, feed.latest.pixels))
@@ -76,17 +76,17 @@ def shown(node: Node) -> dict[str, Any]:
     """What the page shows of a node, JSON-ready."""
     status, settings = node.status, node.settings
     joints = [{"name": j.name, "lower": j.lower, "upper": j.upper} for j in node.spec.joints]
-    horizon = node.scene.task.horizon if node.scene is not None else 0
+    scene = node.episodes.scene
     return asdict(status) | {
         "state": str(node.state),
         "robot": node.spec.name,
         "sentence": settings.instruction,
         "pilot": "" if node.pilot is None else node.pilot.name,
         "episodes": settings.episodes,
-        "horizon": horizon,
+        "horizon": 0 if scene is None else scene.task.horizon,
         "hz": node.spec.control_hz,
         "joints": joints,
-        "cameras": [feed.name for feed in node.feeds],
+        "cameras": [feed.name for feed in node.episodes.feeds],
         "told": node.told,
     }
 
