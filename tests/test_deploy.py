@@ -98,6 +98,13 @@ FAULTS: list[tuple[str, Callable[[World], None], State, Reason, str]] = [
     ("the robot is silent", lambda w: setattr(w, "silent", True), State.FAULT, Reason.DRIVER, "no answer"),
     ("the bus is unplugged", lambda w: setattr(w, "deaf", True), State.FAULT, Reason.DRIVER, "cannot be sent to"),
     ("the camera freezes", lambda w: setattr(w, "still", True), State.STOPPED, Reason.FROZEN_CAMERA, "eye unchanged"),
+    (
+        "the camera is lost",
+        lambda w: setattr(w, "unplugged", True),
+        State.STOPPED,
+        Reason.FROZEN_CAMERA,
+        "is unplugged",
+    ),
     ("the policy is late", lambda w: setattr(w, "mute", True), State.STOPPED, Reason.LATE_POLICY, "next action is"),
     ("NaN", lambda w: setattr(w, "says", np.full((4, 6), np.nan)), State.STOPPED, Reason.MALFORMED, "finite numbers"),
     ("five joints", lambda w: setattr(w, "says", np.zeros((4, 5))), State.STOPPED, Reason.MALFORMED, "6 finite"),

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 from vlmrl import config as configuration
-from vlmrl.deploy.cameras import Feed
+from vlmrl.deploy import v4l2
+from vlmrl.deploy.cameras import Feed, SimulatedFeed
 from vlmrl.deploy.clock import now, wait_until
 from vlmrl.deploy.drivers import mujoco as twin
 from vlmrl.deploy.drivers import robot
@@ -23,6 +24,7 @@ from vlmrl.deploy.scene import Scene
 from vlmrl.deploy.seams import ActionQueue
 from vlmrl.deploy.state import Settings
 from vlmrl.deploy.terminal import HELP, jog_help, terminal
+from vlmrl.deploy.v4l2 import V4l2Feed
 from vlmrl.errors import ConfigError, RobotError
 from vlmrl.evaluate.candidates import Candidate, Steering
 from vlmrl.robot import Robot, RobotSpec, load_robot
@@ -56,7 +58,10 @@ class Hardware:
     sentence: str | None = None
     """What the robot is to do; null: the task's own."""
     cameras: tuple[str, ...] = ("judge",)
-    """Cameras of the task that are shown and recorded; they are simulated from where the joints are."""
+    """Cameras of the task that are shown and recorded, simulated from where the joints are; not those in devices."""
+    devices: Any = None
+    """Real cameras by name, shown and recorded too: {front: /dev/video0, wrist: {device: 2, width: 640, height: 480,
+    fps: 30, fourcc: MJPG}}. A recorded film will do for a device."""
     picture_every: int = 5
     """Control ticks between recorded pictures."""
     store: str = ""
@@ -163,11 +168,15 @@ def run(config: Hardware, pilot: Pilot, folder: Path, *, whole: bool) -> Report:
 def node(config: Hardware, pilot: Pilot, folder: Path, *, whole: bool) -> Generator[Node]:
     """A node with everything that belongs to it, closed afterwards."""
     spec, task = _spec(config), load_task(config.task)
+    real = v4l2.cameras(config.devices)
+    drawn = tuple(camera for camera in config.cameras if camera not in real)
     with ExitStack() as stack:
         stack.callback(pilot.close)
         simulated = (config.driver or spec.driver) == "mujoco"
         if config.lockstep and not simulated:
             raise ConfigError("lockstep=true is for driver=mujoco: a real robot does not wait")
+        if config.lockstep and real:
+            raise ConfigError("devices are for a robot in real time: with lockstep=true time waits, and no camera does")
         scene = Scene(task, spec, follows=not simulated)
         stack.callback(scene.close)
         connected = _robot(config, spec, scene, simulated)
@@ -183,14 +192,15 @@ def node(config: Hardware, pilot: Pilot, folder: Path, *, whole: bool) -> Genera
             whole=whole,
             judge=config.judged_by == "task",
             heartbeat=config.page,
-            picture_every=config.picture_every if config.cameras else 0,
-            drawn=config.cameras if config.lockstep else (),
+            picture_every=config.picture_every if drawn or real else 0,
+            drawn=drawn if config.lockstep else (),
             instruction=config.sentence or task.instruction,
             priority=0 if config.lockstep else config.priority,
         )
-        feeds = [] if config.lockstep else [Feed(camera, task) for camera in config.cameras]
-        for feed in feeds:
-            stack.callback(feed.close)
+        feeds: list[Feed] = []
+        for camera in () if config.lockstep else (*drawn, *real):
+            feeds.append(V4l2Feed(camera, real[camera]) if camera in real else SimulatedFeed(camera, task))
+            stack.callback(feeds[-1].close)
         own = isinstance(connected, twin.Twin) and config.lockstep
         made = Node(
             connected,

@@ -34,8 +34,8 @@ def problems(
     ]
     for feed in episodes.feeds:
         age = np.inf if feed.latest is None else now - feed.latest.time
-        if not age < _FRESH_S:
-            found.append(f"camera {feed.name!r} has given no picture for {age:.1f} s")
+        if feed.failed or not age < _FRESH_S:
+            found.append(feed.failed or f"camera {feed.name!r} has given no picture for {age:.1f} s")
     found += pilot.problems(spec, described(episodes.scene, spec))
     if isinstance(pilot, PolicyPilot) and not found:
         strange = pilot.strange(episodes.scene.observe(), episodes.scene.env.state_names)

@@ -78,7 +78,8 @@ class Episodes:
         for feed in self.feeds:
             feed.show(self.scene.still(), now)
         if record:
-            self._rows.see(seen.time, observation, self.step > 0 and self.scene.solved())
+            solved = self.step > 0 and self.scene.solved()
+            self._rows.see(seen.time, observation, solved=solved, progress=self.scene.progress)
             self._picture(self.scene)
         return observation
 

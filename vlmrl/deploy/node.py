@@ -197,6 +197,9 @@ class Node:
         if failed := self.episodes.failed:
             self.chain.stop(Reason.RECORDER, failed)
         running = self.state is State.RUNNING
+        for feed in self.episodes.feeds:
+            if running and feed.failed:
+                self.chain.stop(Reason.FROZEN_CAMERA, feed.failed)
         return Reading(
             started,
             position=seen.position if self.link.fresh else None,

@@ -45,7 +45,7 @@ class Page:
         self.token, self.port = secrets.token_urlsafe(24), listening.getsockname()[1]
         self._child = Child(_serve, listening, self.token)
         listening.close()
-        self._shown, self._pictured = -1.0, -1.0
+        self._shown, self._pictured = -1.0, dict[str, float]()
 
     @property
     def address(self) -> str:
@@ -63,8 +63,8 @@ class Page:
             self._shown = now
             self._child.send(shown(node))
         for feed in node.episodes.feeds:
-            if feed.latest is not None and feed.latest.time > self._pictured:
-                self._pictured = feed.latest.time
+            if feed.latest is not None and feed.latest.time > self._pictured.get(feed.name, -1.0):
+                self._pictured[feed.name] = feed.latest.time
                 self._child.send((feed.name, feed.latest.pixels))
 
     def close(self) -> None:
