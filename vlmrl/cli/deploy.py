@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 from vlmrl import config as configuration
-from vlmrl.deploy import v4l2
+from vlmrl.deploy import gamepad, v4l2
 from vlmrl.deploy.cameras import Feed, SimulatedFeed
 from vlmrl.deploy.clock import now, wait_until
 from vlmrl.deploy.drivers import mujoco as twin
 from vlmrl.deploy.drivers import robot
+from vlmrl.deploy.gamepad import GamepadPilot, SdlPad
 from vlmrl.deploy.inference import Inference, Inline, Worker
 from vlmrl.deploy.node import Node, Operator
 from vlmrl.deploy.page import Page
@@ -100,10 +101,10 @@ class DeployConfig(Hardware):
 
 @dataclass(frozen=True)
 class RecordConfig(Hardware):
-    """Record demonstrations that a person gives, by keyboard or with a leader arm, into a store."""
+    """Record demonstrations that a person gives, by keyboard, gamepad or a leader arm, into a store."""
 
-    by: str = "keyboard"
-    """keyboard, or leader: a second arm of the same kind that a person moves."""
+    by: Literal["keyboard", "gamepad", "leader"] = "keyboard"
+    """leader: a second arm of the same kind that a person moves."""
     leader_port: str = ""
     """Serial port of the leader's bus."""
     leader_driver: str = ""
@@ -137,13 +138,13 @@ def record(content: Mapping[str, Any], folder: Path) -> None:
     write_json(folder / "meta.json", provenance())
     if config.by == "keyboard":
         pilot: Pilot = KeyboardPilot(spec)
-    elif config.by == "leader":
+    elif config.by == "gamepad":
+        pilot = GamepadPilot(spec, SdlPad())
+    else:
         options = {**(config.leader_options or {}), **({"port": config.leader_port} if config.leader_port else {})}
         leader = robot(spec, name=config.leader_driver, **options)
         leader.connect()
         pilot = LeaderPilot(leader)
-    else:
-        raise ConfigError(f"by is keyboard or leader, found {config.by!r}")
     run(config, pilot, folder, whole=False)
 
 
@@ -214,16 +215,19 @@ def node(config: Hardware, pilot: Pilot, folder: Path, *, whole: bool) -> Genera
             clock=cast("twin.Twin", connected).now if own else now,
             pace=(lambda _: None) if own else wait_until,
             tell=_teller(folder),
-            operators=_operators(config, stack, spec),
+            operators=_operators(config, stack, spec, pilot),
         )
         print(f"task: {settings.instruction}", flush=True)
         stack.enter_context(_signals(made))
         yield made
 
 
-def _operators(config: Hardware, stack: ExitStack, spec: RobotSpec) -> list[Operator]:
-    """Page and terminal, as far as they are there."""
+def _operators(config: Hardware, stack: ExitStack, spec: RobotSpec, pilot: Pilot) -> list[Operator]:
+    """Gamepad, page and terminal, as far as they are there."""
     found: list[Operator] = []
+    if isinstance(pilot, GamepadPilot):
+        print(f"gamepad: {gamepad.HELP}\nmove: {gamepad.stick_help(spec.names)}", flush=True)
+        found.append(pilot)
     if config.page:
         page = Page(config.page_port)
         stack.callback(page.close)

@@ -76,6 +76,7 @@ EXAMPLES = {
   vlmrl deploy policy=runs/flywheel/incumbent task=so101/reach                    whoever was promoted last""",
     "record": """
   vlmrl record task=so101/reach driver=mujoco store=runs/demos     by keyboard, on the twin
+  vlmrl record task=so101/reach port=/dev/ttyACM0 by=gamepad judged_by=operator store=runs/demos
   vlmrl record task=so101/reach port=/dev/ttyACM0 by=leader leader_port=/dev/ttyACM1 store=runs/demos""",
 }
 
