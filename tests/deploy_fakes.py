@@ -68,6 +68,9 @@ class FakeRobot:
     def enable(self) -> None:
         self.calls.append("enable")
 
+    def release(self) -> None:
+        self.calls.append("release")
+
     def observe(self) -> Observed:
         self.readings += 1
         self.world.time += self.world.lag_s

@@ -1,6 +1,7 @@
 """`vlmrl deploy` and `vlmrl record`: a policy or a person moves a robot at its rate, inside its limits, recorded."""
 
 import signal
+import sys
 import threading
 from collections.abc import Generator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -17,6 +18,7 @@ from vlmrl.deploy.drivers import robot
 from vlmrl.deploy.gamepad import GamepadPilot, SdlPad
 from vlmrl.deploy.inference import Inference, Inline, Worker
 from vlmrl.deploy.node import Node, Operator
+from vlmrl.deploy.onlooker import Onlooker
 from vlmrl.deploy.page import Page
 from vlmrl.deploy.pilot import KeyboardPilot, LeaderPilot, Pilot, PolicyPilot
 from vlmrl.deploy.recorder import Recorder, open_store
@@ -70,6 +72,8 @@ class Hardware:
     page: bool = False
     """Show the operator's page; an episode then starts when the operator says so, and stops when nobody watches."""
     page_port: int = 8766
+    reward: str = ""
+    """Folder of a learned reward that looks on, once a second and beside the loop; the page shows what it thinks."""
     judged_by: Literal["task", "operator"] = "task"
     """Who tells success: the task's own predicate, or the operator."""
     priority: int = 50
@@ -144,6 +148,9 @@ def record(content: Mapping[str, Any], folder: Path) -> None:
         options = {**(config.leader_options or {}), **({"port": config.leader_port} if config.leader_port else {})}
         leader = robot(spec, name=config.leader_driver, **options)
         leader.connect()
+        if sys.stdin.isatty():
+            input("hold the leader arm, for its torque goes off, and press Enter ")
+        leader.release()
         pilot = LeaderPilot(leader)
     run(config, pilot, folder, whole=False)
 
@@ -225,6 +232,10 @@ def node(config: Hardware, pilot: Pilot, folder: Path, *, whole: bool) -> Genera
 def _operators(config: Hardware, stack: ExitStack, spec: RobotSpec, pilot: Pilot) -> list[Operator]:
     """Gamepad, page and terminal, as far as they are there."""
     found: list[Operator] = []
+    if config.reward:
+        onlooker = Onlooker(config.reward)
+        stack.callback(onlooker.close)
+        found.append(onlooker)
     if isinstance(pilot, GamepadPilot):
         print(f"gamepad: {gamepad.HELP}\nmove: {gamepad.stick_help(spec.names)}", flush=True)
         found.append(pilot)

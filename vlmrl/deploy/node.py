@@ -71,6 +71,8 @@ class Node:
         self.state, self.status, self.tally = State.DISCONNECTED, Status(), Tally()
         self.link = Link(robot, clock, self.tally)
         self.ended, self.priority = "", ""
+        self.reward: tuple[float, float] | None = None
+        """What a reward model makes of the last picture, where one looks on."""
         self.goal_from: Callable[[Float64[np.ndarray, " J"]], Float64[np.ndarray, " J"]] = lambda seen: self.spec.home
         """Where homing leads, rad, from where the joints are when it begins."""
         self._homing = Homing(self.spec)
@@ -252,6 +254,8 @@ class Node:
             reasons=tuple(f"{reason.name.lower()}: {words}" for reason, words in command.reasons.items()),
             late=self.tally.overruns,
             person=self._person,
+            value=self.pilot.value if isinstance(self.pilot, PolicyPilot) else None,
+            reward=self.reward,
         )
 
     def _latched(self) -> str:

@@ -64,3 +64,7 @@ class Status:
     outcomes: tuple[int, ...] = ()
     late: int = 0
     person: bool = False
+    value: float | None = None
+    """The critic's of the chunk under way, where a critic steers."""
+    reward: tuple[float, float] | None = None
+    """A reward model's of the last picture, and the deviation of its members, where one looks on."""
