@@ -1,5 +1,6 @@
 """Real cameras: frames with their time, and what is lost, frozen, absent or of another size is told."""
 
+import dataclasses
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,6 +17,7 @@ from vlmrl.deploy.cameras import Feed
 from vlmrl.deploy.clock import now
 from vlmrl.deploy.v4l2 import Config, V4l2Feed, Watched, cameras, stamp, watch
 from vlmrl.errors import ConfigError, RobotError
+from vlmrl.types import Frames
 
 STILL = (np.zeros(1), np.zeros(1))
 
@@ -169,3 +171,41 @@ def test_a_film_is_watched_in_its_own_process(tmp_path: Path) -> None:
         assert feed.failed == "camera 'front': its process has ended"
     finally:
         feed.close()
+
+
+@pytest.mark.slow
+def test_an_episode_keeps_what_a_real_camera_showed(tmp_path: Path) -> None:
+    from vlmrl.cli.deploy import DeployConfig, node
+    from vlmrl.deploy.inference import Inline
+    from vlmrl.deploy.pilot import PolicyPilot
+    from vlmrl.deploy.seams import ActionQueue
+    from vlmrl.evaluate.candidates import Candidate
+    from vlmrl.robot import load_robot
+    from vlmrl.safety import Thresholds
+    from vlmrl.sim import load_task
+    from vlmrl.store import Store
+
+    path = film(tmp_path / "f.avi")
+    config = DeployConfig(
+        driver="mujoco",
+        cameras=(),
+        devices={"front": {"device": str(path), "width": 64, "height": 48}},
+        episodes=1,
+        store=str(tmp_path / "s"),
+        priority=0,
+        safety=Thresholds(overruns=10**9, camera_s=60.0, action_s=60.0, observation_s=60.0),
+    )
+    task = load_task(config.task)
+    pilot = PolicyPilot(Inline(Candidate("expert").make(task)), load_robot("so101"), ActionQueue("hold"), 0)
+    stepped = node(dataclasses.replace(config, lockstep=True), pilot, tmp_path, whole=False)
+    with pytest.raises(ConfigError, match="with lockstep=true time waits, and no camera does"), stepped:
+        pass
+    with node(config, pilot, tmp_path, whole=False) as made:
+        assert made.run().ended == "all episodes done"
+    store = Store.open(tmp_path / "s")
+    assert store.cameras == ["front"]
+    frames = store.episode(store.episodes.id[0]).images["front"]
+    assert isinstance(frames, Frames)
+    assert frames.pixels.shape[1:] == (48, 64, 3)
+    assert frames.pixels[..., 1:].max() < 8, "red is first in the store, too"
+    assert len(np.unique(frames.pixels[:, 0, 0, 0])) > 1

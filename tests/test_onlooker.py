@@ -6,12 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from deploy_fakes import FakeFeed, World
-from test_deploy import running, ticks
+from deploy_fakes import FakeFeed, World, bench
+from test_deploy import ticks
 from test_reward import SMALL, untrained
 
 from vlmrl.deploy.cameras import Picture
 from vlmrl.deploy.onlooker import Onlooker, judged, looks_at
+from vlmrl.deploy.state import State
 from vlmrl.errors import ConfigError
 from vlmrl.reward.scorer import score
 from vlmrl.store.video import resize
@@ -54,8 +55,11 @@ class Judging(FakeFeed):
 def test_it_speaks_while_an_episode_runs_and_the_loop_does_not_wait(tmp_path: Path) -> None:
     model = untrained()
     model.save_pretrained(tmp_path / "reward")
-    made = running()
+    made = bench()
     made.node.episodes.feeds = [Judging(made.world)]
+    ticks(made, 1)
+    ticks(made, 30, "home")
+    assert ticks(made, 25, "start") is State.RUNNING
     onlooker = Onlooker(str(tmp_path / "reward"))
     try:
         made.node.operators = [onlooker]

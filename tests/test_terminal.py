@@ -2,6 +2,7 @@
 
 import os
 import pty
+import re
 import select
 import subprocess
 import sys
@@ -34,17 +35,23 @@ class Person:
     def types(self, keys: str) -> None:
         os.write(self.descriptor, keys.encode())
 
-    def sees(self, words: str, seconds: float = 120.0) -> None:
-        """Wait until words are shown; what was shown before them is forgotten."""
+    def sees(self, words: str, seconds: float = 120.0) -> str:
+        """Wait until a pattern is shown, and forget what was shown up to there."""
         until = time.monotonic() + seconds
-        while words not in self.shown:
-            assert time.monotonic() < until, f"{words!r} was not shown, but {self.shown[-2000:]!r}"
+        while (found := re.search(words, self.shown)) is None:
+            assert time.monotonic() < until, f"{words!r} was not shown, but {self.shown[-1000:]!r}"
             if select.select([self.descriptor], [], [], 0.2)[0]:
                 try:
                     self.shown += os.read(self.descriptor, 4096).decode(errors="ignore")
                 except OSError as error:
-                    raise AssertionError(f"{words!r} was not shown, but {self.shown[-2000:]!r}") from error
-        self.shown = self.shown.partition(words)[2]
+                    raise AssertionError(f"{words!r} was not shown, but {self.shown[-1000:]!r}") from error
+        self.shown = self.shown[found.end() :]
+        return found[0]
+
+    def sees_step(self, least: int) -> None:
+        """Wait until the episode has gone so far."""
+        while int(self.sees(r"running \d+(?=\D)").split()[1]) < least:
+            pass
 
 
 @contextmanager
@@ -63,7 +70,7 @@ def at_a_terminal(*arguments: str) -> Iterator[tuple[Person, "subprocess.Popen[b
 
 
 def test_keys_make_discard_and_repeat_demonstrations(tmp_path: Path) -> None:
-    arguments = ["task=so101/reach", "driver=mujoco", "judged_by=operator", "episodes=2", "seed=40", *SLOW]
+    arguments = ["task=so101/reach", "driver=mujoco", "judged_by=operator", "episodes=3", "seed=40", *SLOW]
     with at_a_terminal(*arguments, f"out={tmp_path / 'run'}") as (person, process, terminal):
         before = termios.tcgetattr(terminal)
         person.sees("q/a shoulder_pan")
@@ -76,22 +83,22 @@ def test_keys_make_discard_and_repeat_demonstrations(tmp_path: Path) -> None:
         person.types("\r")
         person.sees("running")
         person.types("qqqqq")
-        person.sees("running 30")
+        person.sees_step(30)
         person.types("x")
         person.sees("armed")
         person.types("\r")
         person.sees("running")
         person.types("aaa")
-        person.sees("running 30")
+        person.sees_step(30)
         person.types("b")
         person.sees("paused")
         person.types("b")
         person.sees("running")
         person.types("\r")
-        person.sees("episode 1 of 2: success, says the operator")
+        person.sees("episode 1 of 3: success, says the operator")
         person.sees("armed")
         person.types("\r")
-        person.sees("running 20")
+        person.sees_step(20)
         person.types(" ")
         person.sees("stopped: operator")
         person.types("z")
@@ -128,10 +135,10 @@ def test_a_leader_on_a_second_bus_is_followed_and_recorded(tmp_path: Path) -> No
             person.types("o")
             person.sees("armed")
             person.types("\r")
-            person.sees("running 10")
+            person.sees_step(10)
             say(leader, "lead shoulder_pan 0.4")
             say(leader, "lead gripper 0.8")
-            person.sees("running 120")
+            person.sees_step(120)
             where = {
                 part.split()[0]: float(part.split()[1]) for part in say(follower, "state").split(";")[0].split(", ")
             }

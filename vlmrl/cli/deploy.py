@@ -56,6 +56,8 @@ class Hardware:
     lockstep: bool = False
     """With driver=mujoco: time goes on a period with each command and waits for the policy, as in vlmrl evaluate."""
     episodes: int = 20
+    seconds: float | None = None
+    """Longest episode; null: the task's horizon."""
     seed: int = 1_000_000
     """Initial state of the first episode, as evaluations count them; the next has the next."""
     sentence: str | None = None
@@ -107,6 +109,8 @@ class DeployConfig(Hardware):
 class RecordConfig(Hardware):
     """Record demonstrations that a person gives, by keyboard, gamepad or a leader arm, into a store."""
 
+    seconds: float | None = 60.0
+    """Longest episode, for hands are slower than policies; null: the task's horizon."""
     by: Literal["keyboard", "gamepad", "leader"] = "keyboard"
     """leader: a second arm of the same kind that a person moves."""
     leader_port: str = ""
@@ -196,6 +200,7 @@ def node(config: Hardware, pilot: Pilot, folder: Path, *, whole: bool) -> Genera
         settings = Settings(
             episodes=config.episodes,
             seed=config.seed,
+            horizon=round((config.seconds or 0.0) * spec.control_hz),
             auto=not config.page and isinstance(pilot, PolicyPilot),
             whole=whole,
             judge=config.judged_by == "task",

@@ -39,6 +39,11 @@ class Episodes:
         return self._settings.seed + len(self.outcomes)
 
     @property
+    def horizon(self) -> int:
+        """Ticks of the longest episode."""
+        return self._settings.horizon or (0 if self.scene is None else self.scene.task.horizon)
+
+    @property
     def done(self) -> bool:
         """Whether there are as many as were wanted."""
         return len(self.outcomes) >= self._settings.episodes
@@ -101,7 +106,7 @@ class Episodes:
             return None
         judge, solved = self._settings.judge, self._rows.solved
         won = judge and solved[-1] and not self._settings.whole
-        if not won and self.step < self.scene.task.horizon:
+        if not won and self.step < self.horizon:
             return None
         success = solved[-1] if self.scene.task.success_at == "end" else any(solved)
         return int(success) if judge else -1, "success" if won else "over"

@@ -34,6 +34,8 @@ class Settings:
     """Of the first episode; the next has the next."""
     auto: bool = True
     """Whether episodes start by themselves; else an operator says so."""
+    horizon: int = 0
+    """Ticks of the longest episode; 0: the task's."""
     whole: bool = False
     """Whether episodes go on to the task's horizon after success."""
     judge: bool = True

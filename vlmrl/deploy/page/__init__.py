@@ -76,14 +76,13 @@ def shown(node: Node) -> dict[str, Any]:
     """What the page shows of a node, JSON-ready."""
     status, settings = node.status, node.settings
     joints = [{"name": j.name, "lower": j.lower, "upper": j.upper} for j in node.spec.joints]
-    scene = node.episodes.scene
     return asdict(status) | {
         "state": str(node.state),
         "robot": node.spec.name,
         "sentence": settings.instruction,
         "pilot": "" if node.pilot is None else node.pilot.name,
         "episodes": settings.episodes,
-        "horizon": 0 if scene is None else scene.task.horizon,
+        "horizon": node.episodes.horizon,
         "hz": node.spec.control_hz,
         "joints": joints,
         "cameras": [feed.name for feed in node.episodes.feeds],
