@@ -50,7 +50,7 @@ def perform(line: Line, said: str) -> str:
         case (_, [name]) if verb in joints:
             joints[verb](numbered(line, name))
         case (_, [number]) if verb in numbers:
-            setattr(line.faults, numbers[verb], amount(verb, number, 0, 60 if verb == "delay" else 1))
+            setattr(line.faults, numbers[verb], amount(verb, number, 0.0, 60.0 if verb == "delay" else 1.0))
         case _:
             raise ConfigError(f"cannot do {said!r}; can:\n{HELP}")
     return f"done: {said}"
