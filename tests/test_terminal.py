@@ -116,8 +116,10 @@ def test_keys_make_discard_and_repeat_demonstrations(tmp_path: Path) -> None:
     episode = store.episode(store.episodes.id[0])
     assert episode.source == "keyboard"
     # Three presses of 0.04 rad down, of the kept take alone.
-    moved = (episode.action[-2, 0] - episode.action[0, 0]) * SPEC.half[0]
-    assert moved == pytest.approx(-0.12, abs=0.005)
+    assert episode.requested is not None
+    asked = episode.requested[:, 0] * SPEC.half[0]
+    assert asked[-1] - asked[0] == pytest.approx(-0.12, abs=1e-3)
+    assert episode.action[-1, 0] * SPEC.half[0] == pytest.approx(asked[-1], abs=1e-3)
     assert (episode.intervention[:-1] >= PERSON).all()
 
 

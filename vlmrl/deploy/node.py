@@ -365,6 +365,8 @@ class Node:
         self._person, self._late_in_a_row = False, 0
         if (pose := self.episodes.put()) is not None:
             self.chain.begin(pose)
+            # Where it was before it was put here is not where a person's hands go on from.
+            self.link.reach()
         self.pilot.begin(self.settings.instruction, self.episodes.seed, self.link.seen)
         self._enter(State.RUNNING)
 
