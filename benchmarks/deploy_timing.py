@@ -104,7 +104,7 @@ class Stalls:
     """Stops the policy's process now and then."""
 
     def __init__(self, worker: Worker) -> None:
-        self.worker, self.next, self.until, self.count = worker, time.monotonic() + STALL_EVERY_S, 0.0, 0
+        self.worker, self.next, self.until, self.count = worker, time.monotonic() + 2.0, 0.0, 0
 
     def tick(self, made: Node) -> None:
         """Stop it, or let it go on."""
@@ -149,7 +149,7 @@ def measure(name: str, source: str, seconds: float, folder: Path) -> dict[str, A
 
         with node(config, pilot, place, whole=True) as made:
             report = made.run(until=over)
-            worst = fastest(Store.open(place / "store"), spec)
+    worst = fastest(Store.open(place / "store"), spec)
     tally, times = report.tally, report.percentiles()
     return {
         "case": name,
@@ -205,9 +205,10 @@ def main() -> None:
     (folder / "timing.json").write_text(json.dumps(rows, indent=1))
     print(f"\n{os.cpu_count()} cores, load {', '.join(f'{one:.1f}' for one in os.getloadavg())}\n")
     print(
-        "| case | missed | start late, p50 / p99 / p99.9 / max, ms | work, p50 / p99 / p99.9 / max, ms | policy, p50 /"
+        "| case | missed | start late, p50 / p99 / p99.9 / max, ms | work, p50 / p99 / p99.9 / max, ms | policy, p50 / "
+        "p99, ms | ticks held | v / a / jerk of limits | ready, s | priority | ended |\n"
+        f"|{'---|' * 10}"
     )
-    print("p99, ms | ticks held | v / a / jerk of limits | ready, s | priority | ended |")
     for row in rows:
         print(line(row))
 
