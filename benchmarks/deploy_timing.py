@@ -124,7 +124,7 @@ def measure(name: str, source: str, seconds: float, folder: Path) -> dict[str, A
     spec = load_robot(task.physics.name)
     place = folder / name
     place.mkdir(parents=True)
-    with bus(spec.name) as port, hogs(case["hogs"]):
+    with bus(spec.name) as port:
         config = DeployConfig(
             task=TASK,
             port=port,
@@ -147,7 +147,8 @@ def measure(name: str, source: str, seconds: float, folder: Path) -> dict[str, A
                 stalls.tick(made)
             return made.tally.ticks >= seconds * spec.control_hz
 
-        with node(config, pilot, place, whole=True) as made:
+        # The hogs end before what was recorded must be on disk.
+        with node(config, pilot, place, whole=True) as made, hogs(case["hogs"]):
             report = made.run(until=over)
     worst = fastest(Store.open(place / "store"), spec)
     tally, times = report.tally, report.percentiles()
