@@ -155,14 +155,14 @@ def test_a_film_is_watched_in_its_own_process(tmp_path: Path) -> None:
     try:
         assert isinstance(feed, Feed)
         seen, until = dict[int, float](), now() + 60
-        while len(seen) < 12 and now() < until:
+        while len(seen) < 11 and now() < until:
             feed.show(STILL, now())
             if feed.latest is not None:
                 seen.setdefault(int(feed.latest.pixels[0, 0, 0]) // 10, feed.latest.time)
                 assert feed.latest.pixels[0, 0, 1:].max() < 5, "red first"
             time.sleep(0.002)
-        # Lossy by a step or two; it goes round, so no order is asked for.
-        assert len(seen) >= 12
+        # All but the first, by which it was opened; it goes round, so no order is asked for.
+        assert len(seen) >= 11
         assert feed.failed == ""
         assert feed.unchanged(now()) < 30
         feed._child._process.kill()
