@@ -39,6 +39,8 @@ class World:
     current: float = 0.1
     still: bool = False
     """The camera gives no new picture."""
+    unplugged: bool = False
+    """It is gone."""
     mute: bool = False
     """The policy does not answer."""
     says: Any = None
@@ -65,6 +67,9 @@ class FakeRobot:
 
     def enable(self) -> None:
         self.calls.append("enable")
+
+    def release(self) -> None:
+        self.calls.append("release")
 
     def observe(self) -> Observed:
         self.readings += 1
@@ -124,6 +129,10 @@ class FakeFeed(Feed):
     def __init__(self, world: World) -> None:
         self.world, self.name, self.latest, self._changed = world, "eye", None, 0.0
 
+    @property
+    def failed(self) -> str:
+        return "camera 'eye' is unplugged" if self.world.unplugged else ""
+
     def show(self, still: object, now: float) -> None:
         if not self.world.still:
             self._changed = now
@@ -164,6 +173,10 @@ class FakeScene(Scene):
     def solved(self) -> bool:
         self._looks += 1
         return self.at is not None and self._looks >= self.at
+
+    @property
+    def progress(self) -> float:
+        return 0.0
 
     def still(self) -> tuple[np.ndarray, np.ndarray]:
         return np.zeros(1), np.zeros(1)

@@ -106,6 +106,14 @@ def test_what_is_typed_is_done_or_refused_with_what_can_be(line: Line) -> None:
     perform(line, "silent elbow_flex")
     assert line.faults.silent == {3}
     assert "shoulder_pan 0.0000 off" in perform(line, "state")
+    perform(line, "lead shoulder_pan 0.4")
+    line.plant.advance(2.0)
+    assert line.plant.position(0) == pytest.approx(0.4, abs=0.02), "a hand moves what has no torque"
+    assert not line.plant.torque[0]
+    with pytest.raises(ConfigError, match=r"lead takes a number from -1.92 to 1.92, found '3'"):
+        perform(line, "lead shoulder_pan 3")
+    with pytest.raises(ConfigError, match=r"unknown joint 'nose'; have: elbow_flex"):
+        perform(line, "lead nose 0")
     assert perform(line, "quit") == ""
     with pytest.raises(ConfigError, match=r"unknown joint 'nose'; have: elbow_flex"):
         perform(line, "stall nose")
@@ -176,6 +184,8 @@ def test_the_vendors_own_sdk_moves_the_simulated_arm(make: str) -> None:
         arm = robot(SPEC, name=make, port=port, tries=40)
         assert isinstance(arm, Robot)
         arm.connect()
+        arm.release()
+        assert say(process, "state").count(" off") == 6
         arm.enable()
         target = SPEC.home + np.array([0.3, 0, 0, 0, 0, 0.2])
         sent, seen = arm.command(target), arm.observe()

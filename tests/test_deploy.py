@@ -84,11 +84,11 @@ def test_an_episode_ends_with_success_or_when_the_operator_says_so() -> None:
     for word, outcome in (("success", [1]), ("failure", [0])):
         made = running(episodes=5)
         assert ticks(made, 1, word) is State.HOMING
-        assert made.node.outcomes == outcome
+        assert made.node.episodes.outcomes == outcome
         assert smooth(made)
     made = running(episodes=5)
     ticks(made, 60, "discard")
-    assert made.node.outcomes == []
+    assert made.node.episodes.outcomes == []
     assert made.recorder.episodes == []
     assert made.scene.begun[-1] == 0, "the same start is taken again"
 
@@ -98,6 +98,13 @@ FAULTS: list[tuple[str, Callable[[World], None], State, Reason, str]] = [
     ("the robot is silent", lambda w: setattr(w, "silent", True), State.FAULT, Reason.DRIVER, "no answer"),
     ("the bus is unplugged", lambda w: setattr(w, "deaf", True), State.FAULT, Reason.DRIVER, "cannot be sent to"),
     ("the camera freezes", lambda w: setattr(w, "still", True), State.STOPPED, Reason.FROZEN_CAMERA, "eye unchanged"),
+    (
+        "the camera is lost",
+        lambda w: setattr(w, "unplugged", True),
+        State.STOPPED,
+        Reason.FROZEN_CAMERA,
+        "is unplugged",
+    ),
     ("the policy is late", lambda w: setattr(w, "mute", True), State.STOPPED, Reason.LATE_POLICY, "next action is"),
     ("NaN", lambda w: setattr(w, "says", np.full((4, 6), np.nan)), State.STOPPED, Reason.MALFORMED, "finite numbers"),
     ("five joints", lambda w: setattr(w, "says", np.zeros((4, 5))), State.STOPPED, Reason.MALFORMED, "6 finite"),
@@ -178,11 +185,11 @@ def test_stop_comes_before_everything_that_was_said_before_it() -> None:
 
 def test_pause_rests_and_resume_goes_on_in_the_same_episode() -> None:
     made = running()
-    step = made.node._step
+    step = made.node.episodes.step
     assert ticks(made, 40, "pause") is State.PAUSED
     assert made.node.chain.resting
     assert ticks(made, 10, "resume") is State.RUNNING
-    assert made.node._step >= step + 10
+    assert made.node.episodes.step >= step + 10
     assert smooth(made)
 
 

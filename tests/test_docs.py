@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
 COMMAND = re.compile(
     r"^(?:\./vlmrl\.sh (?:vlmrl )?|vlmrl )"
-    r"(run|label (?:audit|benchmark|route|serve)|label|train|score|evaluate|deploy|record|demo)\b(.*)$",
+    r"(run|label (?:audit|benchmark|route|serve)|label|train|score|evaluate|flywheel|deploy|record|demo)\b(.*)$",
     re.MULTILINE,
 )
 LABEL_JOBS = {f"label {name}" for name in jobs.OF_LABEL}

@@ -6,14 +6,16 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import pytest
 from deploy_fakes import SPEC, bench
+from test_deploy import running, ticks
 
 from vlmrl.deploy.page import _Shown, application, shown
+from vlmrl.deploy.pilot import PolicyPilot
 
 TOKEN = "a-token-that-nobody-guesses"
 HEADERS = {"Authorization": f"Bearer {TOKEN}"}
@@ -81,6 +83,26 @@ def test_only_the_token_is_heard_and_only_known_words_are_passed_on(page: _Shown
     assert "innerHTML" not in client.get("/page.js").text
 
 
+def test_the_page_is_told_what_critic_and_reward_model_think() -> None:
+    made = running()
+    told = shown(made.node)
+    assert (told["value"], told["reward"]) == (None, None)
+    assert isinstance(made.node.pilot, PolicyPilot)
+    inference = made.node.pilot.inference
+    answer = inference.answer
+    inference.answer = lambda wait_s: (one := answer(wait_s)) and replace(one, value=0.5)
+    made.node.reward = (0.2, 0.1)
+    ticks(made, 10)
+    told = shown(made.node)
+    assert (told["value"], told["reward"]) == (0.5, (0.2, 0.1))
+    ticks(made, 1, "success")
+    ticks(made, 100)
+    ticks(made, 1, "start")
+    inference.answer = answer
+    ticks(made, 10)
+    assert shown(made.node)["value"] is None, "of another episode"
+
+
 @contextlib.contextmanager
 def served(page: _Shown, wire: Wire) -> Iterator[str]:
     """Its address, while it is served."""
@@ -128,6 +150,14 @@ def test_an_operator_works_by_key_and_by_finger(page: _Shown) -> None:
             tab.keyboard.press(key)
         tab.wait_for_timeout(500)
         assert wire.words == ["stop", "success", "discard", "pause", "stop"]
+        assert tab.locator("#values").is_hidden(), "nobody judges"
+        page.status = status(value=0.51, reward=(0.25, 0.031))
+        tab.wait_for_selector("#values:not([hidden])")
+        page.status = status(step=62, value=0.53, reward=(0.375, 0.03))
+        told = "critic's value 0.530 · reward 0.375 ± 0.030 (+0.125 since the start)"
+        tab.get_by_text(told, exact=True).wait_for()
+        page.status = status(step=3, reward=(0.1, 0.03))
+        tab.get_by_text("reward 0.100 ± 0.030 (+0.000 since the start)", exact=True).wait_for()
         page.status = status(state="stopped", latched="current: elbow_flex takes 3.00 A for 0.21 s")
         tab.wait_for_selector("body[data-state=stopped]")
         assert tab.text_content("#why") == "current: elbow_flex takes 3.00 A for 0.21 s"

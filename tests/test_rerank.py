@@ -87,6 +87,7 @@ def test_the_highest_value_is_taken_and_its_chunk_kept_whole() -> None:
     assert (chunks[..., 0] == 6).all()
     assert (chunks[..., 1] == np.arange(4)).all()
     assert policy.choices.kept_first == 0
+    assert policy.chosen_value == 0.0
     values = -np.abs(np.arange(9) - 6.0)
     assert policy.choices.gain == pytest.approx(0 - values.mean())
     assert policy.choices.spread == pytest.approx(values.std())
@@ -145,6 +146,7 @@ def test_a_late_choice_falls_back_to_the_policy_and_lets_it_act_alone_for_a_whil
     assert (policy.act(seen(2))[:, 0, 0] == 0).all()  # late: the first sample, not the best
     for _ in range(REST):
         assert (policy.act(seen(2)) == -1.0).all()  # alone
+        assert policy.chosen_value is None
     assert (policy.act(seen(2))[:, 0, 0] == 0).all()  # tried again
     assert now[0] == pytest.approx(0.6)
     assert policy.choices.late == policy.choices.decisions == 2 * (REST + 2)

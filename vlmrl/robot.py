@@ -198,6 +198,14 @@ class Robot(Protocol):
         """Switch torque on; the robot holds where it is."""
         ...
 
+    def release(self) -> None:
+        """Switch torque off: a person may move the robot, and it falls where nobody holds it.
+
+        Raises:
+            RobotError: if it does not answer.
+        """
+        ...
+
     def observe(self) -> Observed:
         """Read every joint.
 

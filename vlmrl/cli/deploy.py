@@ -1,6 +1,7 @@
 """`vlmrl deploy` and `vlmrl record`: a policy or a person moves a robot at its rate, inside its limits, recorded."""
 
 import signal
+import sys
 import threading
 from collections.abc import Generator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -9,12 +10,15 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 from vlmrl import config as configuration
-from vlmrl.deploy.cameras import Feed
+from vlmrl.deploy import gamepad, v4l2
+from vlmrl.deploy.cameras import Feed, SimulatedFeed
 from vlmrl.deploy.clock import now, wait_until
 from vlmrl.deploy.drivers import mujoco as twin
 from vlmrl.deploy.drivers import robot
+from vlmrl.deploy.gamepad import GamepadPilot, SdlPad
 from vlmrl.deploy.inference import Inference, Inline, Worker
 from vlmrl.deploy.node import Node, Operator
+from vlmrl.deploy.onlooker import Onlooker
 from vlmrl.deploy.page import Page
 from vlmrl.deploy.pilot import KeyboardPilot, LeaderPilot, Pilot, PolicyPilot
 from vlmrl.deploy.recorder import Recorder, open_store
@@ -23,6 +27,7 @@ from vlmrl.deploy.scene import Scene
 from vlmrl.deploy.seams import ActionQueue
 from vlmrl.deploy.state import Settings
 from vlmrl.deploy.terminal import HELP, jog_help, terminal
+from vlmrl.deploy.v4l2 import V4l2Feed
 from vlmrl.errors import ConfigError, RobotError
 from vlmrl.evaluate.candidates import Candidate, Steering
 from vlmrl.robot import Robot, RobotSpec, load_robot
@@ -51,12 +56,17 @@ class Hardware:
     lockstep: bool = False
     """With driver=mujoco: time goes on a period with each command and waits for the policy, as in vlmrl evaluate."""
     episodes: int = 20
+    seconds: float | None = None
+    """Longest episode; null: the task's horizon."""
     seed: int = 1_000_000
     """Initial state of the first episode, as evaluations count them; the next has the next."""
     sentence: str | None = None
     """What the robot is to do; null: the task's own."""
     cameras: tuple[str, ...] = ("judge",)
-    """Cameras of the task that are shown and recorded; they are simulated from where the joints are."""
+    """Cameras of the task that are shown and recorded, simulated from where the joints are; not those in devices."""
+    devices: Any = None
+    """Real cameras by name, shown and recorded too: {front: /dev/video0, wrist: {device: 2, width: 640, height: 480,
+    fps: 30, fourcc: MJPG}}. A recorded film will do for a device."""
     picture_every: int = 5
     """Control ticks between recorded pictures."""
     store: str = ""
@@ -64,6 +74,8 @@ class Hardware:
     page: bool = False
     """Show the operator's page; an episode then starts when the operator says so, and stops when nobody watches."""
     page_port: int = 8766
+    reward: str = ""
+    """Folder of a learned reward that looks on, once a second and beside the loop; the page shows what it thinks."""
     judged_by: Literal["task", "operator"] = "task"
     """Who tells success: the task's own predicate, or the operator."""
     priority: int = 50
@@ -95,10 +107,12 @@ class DeployConfig(Hardware):
 
 @dataclass(frozen=True)
 class RecordConfig(Hardware):
-    """Record demonstrations that a person gives, by keyboard or with a leader arm, into a store."""
+    """Record demonstrations that a person gives, by keyboard, gamepad or a leader arm, into a store."""
 
-    by: str = "keyboard"
-    """keyboard, or leader: a second arm of the same kind that a person moves."""
+    seconds: float | None = 60.0
+    """Longest episode, for hands are slower than policies; null: the task's horizon."""
+    by: Literal["keyboard", "gamepad", "leader"] = "keyboard"
+    """leader: a second arm of the same kind that a person moves."""
     leader_port: str = ""
     """Serial port of the leader's bus."""
     leader_driver: str = ""
@@ -132,13 +146,16 @@ def record(content: Mapping[str, Any], folder: Path) -> None:
     write_json(folder / "meta.json", provenance())
     if config.by == "keyboard":
         pilot: Pilot = KeyboardPilot(spec)
-    elif config.by == "leader":
+    elif config.by == "gamepad":
+        pilot = GamepadPilot(spec, SdlPad())
+    else:
         options = {**(config.leader_options or {}), **({"port": config.leader_port} if config.leader_port else {})}
         leader = robot(spec, name=config.leader_driver, **options)
         leader.connect()
+        if sys.stdin.isatty():
+            input("hold the leader arm, for its torque goes off, and press Enter ")
+        leader.release()
         pilot = LeaderPilot(leader)
-    else:
-        raise ConfigError(f"by is keyboard or leader, found {config.by!r}")
     run(config, pilot, folder, whole=False)
 
 
@@ -163,11 +180,15 @@ def run(config: Hardware, pilot: Pilot, folder: Path, *, whole: bool) -> Report:
 def node(config: Hardware, pilot: Pilot, folder: Path, *, whole: bool) -> Generator[Node]:
     """A node with everything that belongs to it, closed afterwards."""
     spec, task = _spec(config), load_task(config.task)
+    real = v4l2.cameras(config.devices)
+    drawn = tuple(camera for camera in config.cameras if camera not in real)
     with ExitStack() as stack:
         stack.callback(pilot.close)
         simulated = (config.driver or spec.driver) == "mujoco"
         if config.lockstep and not simulated:
             raise ConfigError("lockstep=true is for driver=mujoco: a real robot does not wait")
+        if config.lockstep and real:
+            raise ConfigError("devices are for a robot in real time: with lockstep=true time waits, and no camera does")
         scene = Scene(task, spec, follows=not simulated)
         stack.callback(scene.close)
         connected = _robot(config, spec, scene, simulated)
@@ -179,18 +200,20 @@ def node(config: Hardware, pilot: Pilot, folder: Path, *, whole: bool) -> Genera
         settings = Settings(
             episodes=config.episodes,
             seed=config.seed,
+            horizon=round((config.seconds or 0.0) * spec.control_hz),
             auto=not config.page and isinstance(pilot, PolicyPilot),
             whole=whole,
             judge=config.judged_by == "task",
             heartbeat=config.page,
-            picture_every=config.picture_every if config.cameras else 0,
-            drawn=config.cameras if config.lockstep else (),
+            picture_every=config.picture_every if drawn or real else 0,
+            drawn=drawn if config.lockstep else (),
             instruction=config.sentence or task.instruction,
             priority=0 if config.lockstep else config.priority,
         )
-        feeds = [] if config.lockstep else [Feed(camera, task) for camera in config.cameras]
-        for feed in feeds:
-            stack.callback(feed.close)
+        feeds: list[Feed] = []
+        for camera in () if config.lockstep else (*drawn, *real):
+            feeds.append(V4l2Feed(camera, real[camera]) if camera in real else SimulatedFeed(camera, task))
+            stack.callback(feeds[-1].close)
         own = isinstance(connected, twin.Twin) and config.lockstep
         made = Node(
             connected,
@@ -204,16 +227,23 @@ def node(config: Hardware, pilot: Pilot, folder: Path, *, whole: bool) -> Genera
             clock=cast("twin.Twin", connected).now if own else now,
             pace=(lambda _: None) if own else wait_until,
             tell=_teller(folder),
-            operators=_operators(config, stack, spec),
+            operators=_operators(config, stack, spec, pilot),
         )
         print(f"task: {settings.instruction}", flush=True)
         stack.enter_context(_signals(made))
         yield made
 
 
-def _operators(config: Hardware, stack: ExitStack, spec: RobotSpec) -> list[Operator]:
-    """Page and terminal, as far as they are there."""
+def _operators(config: Hardware, stack: ExitStack, spec: RobotSpec, pilot: Pilot) -> list[Operator]:
+    """Gamepad, page and terminal, as far as they are there."""
     found: list[Operator] = []
+    if config.reward:
+        onlooker = Onlooker(config.reward)
+        stack.callback(onlooker.close)
+        found.append(onlooker)
+    if isinstance(pilot, GamepadPilot):
+        print(f"gamepad: {gamepad.HELP}\nmove: {gamepad.stick_help(spec.names)}", flush=True)
+        found.append(pilot)
     if config.page:
         page = Page(config.page_port)
         stack.callback(page.close)

@@ -70,8 +70,14 @@ EXAMPLES = {
   vlmrl deploy policy=FOLDER task=so101/reach port=/dev/ttyACM0 page=true     started and stopped from a page
   vlmrl deploy policy=expert task=so101/push driver=mujoco lockstep=true whole=true   as vlmrl evaluate does
   vlmrl deploy policy=FOLDER driver=mujoco limits.success=0.8 limits.overruns=0.001   fail where it is worse""",
+    "flywheel": """
+  vlmrl flywheel task=so101/reach recorded=[runs/today/store] incumbent=FOLDER out=runs/flywheel
+  vlmrl flywheel task=so101/reach recorded=[runs/later/store] out=runs/flywheel   the next turn, with more episodes
+  vlmrl flywheel task=so101/reach recorded=[STORE] labeler=openai limits.max_cost_usd=5 gate.margin=0.02
+  vlmrl deploy policy=runs/flywheel/incumbent task=so101/reach                    whoever was promoted last""",
     "record": """
   vlmrl record task=so101/reach driver=mujoco store=runs/demos     by keyboard, on the twin
+  vlmrl record task=so101/reach port=/dev/ttyACM0 by=gamepad judged_by=operator store=runs/demos
   vlmrl record task=so101/reach port=/dev/ttyACM0 by=leader leader_port=/dev/ttyACM1 store=runs/demos""",
 }
 

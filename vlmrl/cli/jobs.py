@@ -13,6 +13,7 @@ from vlmrl.cli import (
     compare,
     deploy,
     evaluate,
+    flywheel,
     help,
     label,
     route,
@@ -44,6 +45,7 @@ JOBS = {
     "score": Job(score.ScoreConfig, score.main, {"rewarder": score.SCORERS}),
     "train": Job(train.TrainConfig, train.main, {"learner": LEARNERS}),
     "evaluate": Job(evaluate.EvaluateConfig, evaluate.main),
+    "flywheel": Job(flywheel.FlywheelConfig, flywheel.main, {"labeler": LABELERS, "learner": LEARNERS}),
     "deploy": Job(deploy.DeployConfig, deploy.main),
     "record": Job(deploy.RecordConfig, deploy.record),
 }

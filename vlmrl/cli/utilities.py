@@ -28,8 +28,9 @@ JOBS = {
     "score": "Score every frame of a store zero-shot against a sentence, and draw the scores beside the film.",
     "train": "Train one learner on one reward column, for one or several seeds.",
     "evaluate": "Run policies in simulation, with intervals and films; `evaluate compare` puts runs on one page.",
+    "flywheel": "Recorded episodes in; labels, reward, a new policy, and a gate that promotes or refuses it.",
     "deploy": "Run a policy on a robot, or its simulated twin, through the safety chain, and record every episode.",
-    "record": "Record demonstrations by keyboard or with a leader arm into a store.",
+    "record": "Record demonstrations by keyboard, gamepad or a leader arm into a store.",
 }
 
 app = typer.Typer(help=HELP, no_args_is_help=True, rich_markup_mode="rich", add_completion=False)

@@ -1,8 +1,11 @@
-"""Cameras beside the control loop: each is read in a process of its own, and its latest picture is always at hand."""
+"""Cameras beside the control loop: each is read in a process of its own, and its latest picture is always at hand.
+
+Simulated ones are here, real ones in `v4l2.py`.
+"""
 
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from typing import cast
+from typing import Protocol, cast, runtime_checkable
 
 import numpy as np
 from jaxtyping import UInt8
@@ -16,14 +19,39 @@ Still = tuple[np.ndarray, np.ndarray]
 
 @dataclass(frozen=True)
 class Picture:
-    """One, and when it was asked for, by the clock of the control loop."""
+    """One, and when it was taken, by the clock of the control loop."""
 
     time: float
     pixels: UInt8[np.ndarray, "H W 3"]
 
 
-class Feed:
-    """The latest picture of a simulated camera: it looks at a copy of the task's world, kept where the robot is."""
+@runtime_checkable
+class Feed(Protocol):
+    """One camera, as the control loop knows it."""
+
+    name: str
+    latest: Picture | None
+
+    @property
+    def failed(self) -> str:
+        """Why it gives no picture any more, empty while it does."""
+        ...
+
+    def show(self, still: Still, now: float) -> None:
+        """Take what has come, and where it is time ask for the next picture; never waits."""
+        ...
+
+    def unchanged(self, now: float) -> float:
+        """Since the picture last changed, s."""
+        ...
+
+    def close(self) -> None:
+        """End it."""
+        ...
+
+
+class SimulatedFeed:
+    """Looks at a copy of the task's world, kept where the robot is."""
 
     def __init__(self, name: str, task: Task, *, hz: float = 10.0) -> None:
         self.name, self._period = name, 1 / hz
@@ -31,6 +59,11 @@ class Feed:
         self._asked = self._changed = -np.inf
         self._busy = False
         self._child = Child(_draw, task, name)
+
+    @property
+    def failed(self) -> str:
+        """Whether its process has died."""
+        return f"camera {self.name!r}: its process has ended" if self._child.dead else ""
 
     def show(self, still: Still, now: float) -> None:
         """Take what has come, and where it is time ask for the next picture; never waits."""

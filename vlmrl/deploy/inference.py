@@ -65,6 +65,8 @@ class Answer:
     """That the policy took."""
     note: str = ""
     """What a critic has chosen so far, where one does."""
+    value: float | None = None
+    """The critic's of the chunk, where one chose it."""
 
 
 @runtime_checkable
@@ -117,8 +119,9 @@ class Inline:
         """Ask, and be answered."""
         begin = time.perf_counter()
         chunk = self._policy.act({key: value[None] for key, value in observation.items()})[0]
-        note = self._policy.choices.text() if isinstance(self._policy, RerankedPolicy) else ""
-        self._answer = Answer(tick, np.atleast_2d(chunk), time.perf_counter() - begin, note)
+        steered = self._policy if isinstance(self._policy, RerankedPolicy) else None
+        note, value = (steered.choices.text(), steered.chosen_value) if steered else ("", None)
+        self._answer = Answer(tick, np.atleast_2d(chunk), time.perf_counter() - begin, note, value)
 
     def answer(self, wait_s: float) -> Answer | None:
         """It is there."""

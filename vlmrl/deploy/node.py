@@ -9,15 +9,20 @@ import gc
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float64
 
+from vlmrl.deploy import checklist
 from vlmrl.deploy.cameras import Feed
 from vlmrl.deploy.clock import now, raise_priority, wait_until
+from vlmrl.deploy.episodes import DISCARDED, Episodes
+from vlmrl.deploy.homing import Homing
+from vlmrl.deploy.link import Link
 from vlmrl.deploy.pilot import Asked, KeyboardPilot, Pilot, PolicyPilot
-from vlmrl.deploy.recorder import Recorder, Rows, described
+from vlmrl.deploy.recorder import Recorder
 from vlmrl.deploy.report import Report, Tally
 from vlmrl.deploy.scene import Scene
 from vlmrl.deploy.state import WORDS, Settings, State, Status
@@ -25,14 +30,8 @@ from vlmrl.errors import DataError, RobotError, unknown
 from vlmrl.robot import Observed, Robot
 from vlmrl.safety import Command, Reading, Reason, Response, SafetyChain
 
-_SLOWLY = 0.25
-"""Share of each joint's speed at which targets move on the way home."""
-_HOME_S = 30.0
-_TRIES = 5
 _READY_S = 30.0
 """How long an automatic run waits for its checklist: cameras need a moment."""
-_LOST_S = 2.0
-"""So long without a reading of the joints, and the robot counts as lost."""
 
 
 @runtime_checkable
@@ -65,20 +64,21 @@ class Node:
     ) -> None:
         """`clock` and `pace` are those of the robot's time: a twin in lock step has its own, and waits for nobody."""
         self.robot, self.spec, self.chain, self.settings = robot, robot.spec, chain, settings
-        self.pilot, self.scene, self.human, self.feeds, self.recorder = pilot, scene, human, feeds, recorder
+        self.pilot, self.human = pilot, human
+        self.episodes = Episodes(self.spec, settings, scene=scene, feeds=feeds, recorder=recorder)
         self.operators, self.told = operators, ""
         self._clock, self._pace, self._say_so = clock, pace, tell
         self.state, self.status, self.tally = State.DISCONNECTED, Status(), Tally()
-        self.ended, self.outcomes, self.discarded, self.priority = "", list[int](), 0, ""
+        self.link = Link(robot, clock, self.tally)
+        self.ended, self.priority = "", ""
+        self.reward: tuple[float, float] | None = None
+        """What a reward model makes of the last picture, where one looks on."""
         self.goal_from: Callable[[Float64[np.ndarray, " J"]], Float64[np.ndarray, " J"]] = lambda seen: self.spec.home
         """Where homing leads, rad, from where the joints are when it begins."""
-        self.goal = self.spec.home
+        self._homing = Homing(self.spec)
         self._said: deque[str] = deque()
         self._heard = clock()
-        self._seen: Observed | None = None
-        self._fresh = False
-        self._rows, self._step, self._target = Rows(), 0, np.zeros(0)
-        self._late_in_a_row, self._homing_since, self._person = 0, 0.0, False
+        self._late_in_a_row, self._person = 0, False
         self._armed = clock()
 
     # ---- what others may do
@@ -142,7 +142,7 @@ class Node:
         seen = self._observe()
         observed = time.perf_counter()
         if seen is None or self.state in (State.IDLE, State.FAULT):
-            self._idle(seen)
+            self.status = self._shown(None)
             return
         observation = self._look(seen)
         asked = self._ask(observation, seen)
@@ -160,58 +160,22 @@ class Node:
     # ---- observe
 
     def _observe(self) -> Observed | None:
-        """The joints; the last reading again while the robot does not answer, None where there was none."""
+        """The joints; None where there is no robot."""
         if self.state in (State.DISCONNECTED, State.FAULT):
             return None
-        self._fresh = True
         try:
-            self._seen = self.robot.observe()
+            return self.link.read()
         except RobotError as error:
-            self._fresh = False
-            self.tally.missed += 1
-            if self._seen is None or self._clock() - self._seen.time > _LOST_S:
-                self._fail(str(error))
-                return None
-        return self._seen
-
-    def _reach(self) -> Observed:
-        """A reading while nothing moves, for which there is time."""
-        for _ in range(_TRIES - 1):
-            try:
-                return self.robot.observe()
-            except RobotError:
-                self.tally.missed += 1
-        return self.robot.observe()
+            self._fail(str(error))
+            return None
 
     def _look(self, seen: Observed) -> Mapping[str, np.ndarray]:
-        """The policy's observation, recorded as a new row; an episode that is over ends here."""
-        if self.scene is None:
-            return {"state": np.concatenate([seen.position, seen.velocity]).astype(np.float32)}
-        self.scene.follow(seen)
-        observation = self.scene.observe()
-        for feed in self.feeds:
-            feed.show(self.scene.still(), self._clock())
-        if self.state is State.RUNNING:
-            solved = self._step > 0 and self.scene.solved()
-            self._rows.see(seen.time, observation, solved)
-            self._picture()
-            won = self.settings.judge and solved and not self.settings.whole
-            if won or self._step >= self.scene.task.horizon:
-                solved = self._rows.solved[-1] if self.scene.task.success_at == "end" else any(self._rows.solved)
-                self._end(int(solved) if self.settings.judge else -1, "success" if won else "over")
+        """The policy's observation; an episode that is over ends here."""
+        running = self.state is State.RUNNING
+        observation = self.episodes.look(seen, self._clock(), record=running)
+        if running and (over := self.episodes.over()) is not None:
+            self._end(*over)
         return observation
-
-    def _picture(self) -> None:
-        """Pictures of the row, where one is due: the feeds' latest, or one that is drawn now."""
-        every = self.settings.picture_every
-        if not every or self.scene is None:
-            return
-        due = self._step % every == 0
-        for feed in self.feeds:
-            latest = feed.latest
-            self._rows.look(feed.name, latest.pixels if due and latest else None)
-        for camera in self.settings.drawn:
-            self._rows.look(camera, self.scene.frame(camera) if due else None)
 
     # ---- ask
 
@@ -219,42 +183,32 @@ class Node:
         """What the state wants."""
         match self.state:
             case State.RUNNING if self._person and self.human is not None:
-                return self.human.ask(observation, seen, self._step)
+                return self.human.ask(observation, seen, self.episodes.step)
             case State.RUNNING if self.pilot is not None:
                 try:
-                    return self.pilot.ask(observation, seen, self._step)
+                    return self.pilot.ask(observation, seen, self.episodes.step)
                 except RobotError as error:
                     self.chain.stop(Reason.LATE_POLICY, str(error))
                     return Asked(self.chain.rest)
             case State.HOMING:
-                self._target = self._nearer()
-                return Asked(self._target)
+                return Asked(self._homing.step(self.chain))
             case _:
                 return Asked(self.chain.rest)
 
-    def _nearer(self) -> Float64[np.ndarray, " J"]:
-        """One slow step of the way home; where the straight way is barred, joints that may move go first."""
-        most = np.array([j.velocity for j in self.spec.joints]) * self.spec.period * _SLOWLY
-        steps = (self.goal - self._target).clip(-most, most)
-        if self.chain.allows(self._target + steps):
-            return self._target + steps
-        reached = self._target
-        for step in np.diag(steps):
-            reached = reached + step if self.chain.allows(reached + step) else reached
-        return reached
-
     def _reading(self, started: float, seen: Observed, asked: Asked) -> Reading:
-        if self.recorder is not None and self.recorder.failed:
-            self.chain.stop(Reason.RECORDER, self.recorder.failed)
+        if failed := self.episodes.failed:
+            self.chain.stop(Reason.RECORDER, failed)
         running = self.state is State.RUNNING
+        for feed in self.episodes.feeds:
+            if running and feed.failed:
+                self.chain.stop(Reason.FROZEN_CAMERA, feed.failed)
         return Reading(
             started,
-            # An old reading says nothing of where the robot is now.
-            position=seen.position if self._fresh else None,
-            current=seen.current if self._fresh else None,
+            position=seen.position if self.link.fresh else None,
+            current=seen.current if self.link.fresh else None,
             observation_age=max(0.0, started - seen.time),
             action_age=asked.late_s if running else None,
-            camera_unchanged={feed.name: feed.unchanged(started) for feed in self.feeds if running},
+            camera_unchanged={feed.name: feed.unchanged(started) for feed in self.episodes.feeds if running},
             heartbeat_age=self._clock() - self._heard if self.settings.heartbeat and running else None,
             overruns=self._late_in_a_row if running else 0,
         )
@@ -273,30 +227,40 @@ class Node:
 
     def _remember(self, asked: Asked, command: Command, sent: Float64[np.ndarray, " J"]) -> None:
         """Count and record the step, and show it."""
-        self.status = Status(
-            self.state,
-            len(self.outcomes),
-            self._step,
-            () if self._seen is None else tuple(self._seen.position.tolist()),
-            tuple(command.position.tolist()),
-            command.response.name.lower(),
-            tuple(f"{reason.name.lower()}: {words}" for reason, words in command.reasons.items()),
-            "" if self.chain.latched is None else f"{self.chain.latched[0].name.lower()}: {self.chain.latched[1]}",
-            tuple(self.outcomes),
-            self.tally.overruns,
-            self._person,
-        )
+        self.status = self._shown(command)
         if self.state is not State.RUNNING:
             return
         self.tally.ticks += 1
         self.tally.person += asked.person
         self.tally.reasons.update(command.reasons.keys())
-        requested = np.full(len(sent), np.nan)
-        if isinstance(asked.position, np.ndarray) and asked.position.shape == sent.shape:
-            requested = (asked.position - self.spec.centre) / self.spec.half
-        action = (sent - self.spec.centre) / self.spec.half
-        self._rows.do(action, requested, command.reason, person=asked.person)
-        self._step += 1
+        self.episodes.add(asked, sent, command.reason)
+
+    def _shown(self, command: Command | None) -> Status:
+        """What operators see; without a command where nothing is sent."""
+        found = Status(
+            self.state,
+            len(self.episodes.outcomes),
+            position=() if self.link.seen is None else tuple(self.link.seen.position.tolist()),
+            latched=self._latched(),
+            outcomes=tuple(self.episodes.outcomes),
+        )
+        if command is None:
+            return found
+        return replace(
+            found,
+            step=self.episodes.step,
+            asked=tuple(command.position.tolist()),
+            response=command.response.name.lower(),
+            reasons=tuple(f"{reason.name.lower()}: {words}" for reason, words in command.reasons.items()),
+            late=self.tally.overruns,
+            person=self._person,
+            value=self.pilot.value if isinstance(self.pilot, PolicyPilot) else None,
+            reward=self.reward,
+        )
+
+    def _latched(self) -> str:
+        """Why it is stopped, in words; empty where it is not."""
+        return "" if self.chain.latched is None else f"{self.chain.latched[0].name.lower()}: {self.chain.latched[1]}"
 
     # ---- from state to state
 
@@ -305,26 +269,24 @@ class Node:
         if self.state in (State.STOPPED, State.FAULT):
             return
         if self.chain.latched is not None:
-            reason, words = self.chain.latched
+            why = self._latched()
             if self.state in (State.RUNNING, State.PAUSED):
-                self._end(0 if self.settings.judge else -1, f"stopped by {reason.name.lower()}")
-            self._enter(State.STOPPED, f"{reason.name.lower()}: {words}")
+                self._end(0 if self.settings.judge else -1, f"stopped by {self.chain.latched[0].name.lower()}")
+            self._enter(State.STOPPED, why)
             if command.response >= Response.STOP:
                 self.robot.stop()
-            if self.settings.auto and self.scene is not None and not self._travels and not self.ended:
+            if self.settings.auto and not self.ended and (pose := self.episodes.put()) is not None:
                 # A simulated robot is put at its next start, as in evaluation; a real one waits for a person.
-                self.chain.begin(self.scene.pose)
+                self.chain.begin(pose)
                 self.chain.reset()
                 self._next()
             elif self.settings.auto:
-                self._finish(f"stopped by {reason.name.lower()}: {words}; an operator must reset")
+                self._finish(f"stopped by {why}; an operator must reset")
         elif self.state is State.HOMING:
-            arrived = np.abs(command.position - self.goal).max() < 1e-3 and np.abs(seen.velocity).max() < 0.05
-            if arrived and self.chain.resting:
+            if self._homing.arrived(command, seen) and self.chain.resting:
                 self._enter(State.ARMED)
-            elif self._clock() - self._homing_since > _HOME_S:
-                away = int(np.abs(seen.position - self.goal).argmax())
-                self.chain.stop(Reason.TRACKING, f"not there after {_HOME_S:.0f} s: {self.spec.names[away]}")
+            elif words := self._homing.overdue(seen, self._clock()):
+                self.chain.stop(Reason.TRACKING, words)
         elif self.state is State.ARMED and self.settings.auto and self.pilot is not None:
             self.say("start")
 
@@ -356,11 +318,11 @@ class Node:
                     self._enter(State.PAUSED)
                 case (("resume" | "start"), State.PAUSED):
                     self._enter(State.RUNNING)
-                case "take", State.RUNNING if self.human is not None and self._seen is not None:
+                case "take", State.RUNNING if self.human is not None and self.link.seen is not None:
                     self._person = not self._person
-                    self.human.begin("", 0, self._seen)
+                    self.human.begin("", 0, self.link.seen)
                 case (("success" | "failure" | "discard"), State.RUNNING | State.PAUSED):
-                    self._end({"success": 1, "failure": 0, "discard": -2}[word], f"{word}, says the operator")
+                    self._end({"success": 1, "failure": 0, "discard": DISCARDED}[word], f"{word}, says the operator")
                 case _:
                     self._tell(f"{word}: not while {self.state}")
 
@@ -374,7 +336,7 @@ class Node:
     def _connect(self) -> None:
         """Open the robot and read it once; an automatic run goes on to its first pose."""
         self.robot.connect()
-        self._seen = self._reach()
+        self.link.reach()
         self._enter(State.IDLE)
         if self.settings.auto:
             self._go_home()
@@ -382,24 +344,13 @@ class Node:
     def _go_home(self) -> None:
         """Torque on, and slowly to the home pose; a twin in a scene is put where its episode starts."""
         self.robot.enable()
-        if self.scene is not None:
-            self.scene.begin(self.seed)
-        self._seen = seen = self._reach()
+        self.episodes.lay_out()
+        seen = self.link.reach()
         if told := self.chain.begin(seen.position):
             self._tell(f"outside its limits, so it may only move inwards: {'; '.join(told.values())}")
-        self.goal = self.goal_from(seen.position)
-        self._target, self._homing_since = seen.position.copy(), self._clock()
-        self._enter(State.HOMING if self._travels else State.ARMED)
-
-    @property
-    def seed(self) -> int:
-        """Of the present or next episode; one that was discarded is done again from the same."""
-        return self.settings.seed + len(self.outcomes)
-
-    @property
-    def _travels(self) -> bool:
-        """Whether the robot must go to where episodes start; a twin in a scene is put there."""
-        return self.scene is None or self.scene.follows
+        self._homing.goal = self.goal_from(seen.position)
+        self._homing.begin(seen.position, self._clock())
+        self._enter(State.HOMING if self.episodes.travels else State.ARMED)
 
     def _start(self) -> None:
         """Begin an episode, if nothing speaks against it."""
@@ -409,50 +360,30 @@ class Node:
                 self._tell(text)
                 self._finish(text if self.settings.auto else "")
             return
-        assert self.pilot is not None and self.scene is not None and self._seen is not None  # noqa: PT018 - looked at
-        self._rows, self._step, self._person, self._late_in_a_row = Rows(), 0, False, 0
-        if not self._travels:
-            self.scene.begin(self.seed)
-            self.chain.begin(self.scene.pose)
-        self.pilot.begin(self.settings.instruction, self.seed, self._seen)
+        assert self.pilot is not None and self.link.seen is not None  # noqa: PT018 - looked at
+        self.episodes.begin()
+        self._person, self._late_in_a_row = False, 0
+        if (pose := self.episodes.put()) is not None:
+            self.chain.begin(pose)
+            # Where it was before it was put here is not where a person's hands go on from.
+            self.link.reach()
+        self.pilot.begin(self.settings.instruction, self.episodes.seed, self.link.seen)
         self._enter(State.RUNNING)
 
     def problems(self) -> list[str]:
         """The checklist: why no episode may start now, in words; empty where all is well."""
-        found: list[str] = []
-        if self.pilot is None or self.scene is None or self._seen is None:
-            return ["there is no policy, no task or no robot"]
-        if not self.settings.instruction:
-            found.append("the task has no sentence")
-        found += [
-            f"{joint.name} at {q:.3f} rad is outside {joint.lower:.3f} to {joint.upper:.3f}"
-            for joint, q in zip(self.spec.joints, self._seen.position, strict=True)
-            if not joint.lower - 0.02 <= q <= joint.upper + 0.02
-        ]
-        for feed in self.feeds:
-            age = np.inf if feed.latest is None else self._clock() - feed.latest.time
-            if not age < 1.0:
-                found.append(f"camera {feed.name!r} has given no picture for {age:.1f} s")
-        found += self.pilot.problems(self.spec, described(self.scene, self.spec))
-        if isinstance(self.pilot, PolicyPilot) and not found:
-            strange = self.pilot.strange(self.scene.observe(), self.scene.env.state_names)
-            found += [strange] if strange else []
-        if self.recorder is not None and self.recorder.failed:
-            found.append(self.recorder.failed)
-        if self.settings.heartbeat and self._clock() - self._heard > 1.0:
-            found.append("no operator is heard: open the page")
-        return found
+        return checklist.problems(
+            self.spec, self.settings, self.episodes, self.pilot, self.link.seen, now=self._clock(), heard=self._heard
+        )
 
     def _end(self, success: int, why: str) -> None:
         """An episode is over: record it, and go on to the next."""
-        if success == -2:
-            self.discarded += 1
-        else:
-            self._record(success)
-            self.outcomes.append(success)
-            self._tell(f"episode {len(self.outcomes)} of {self.settings.episodes}: {why}, {self._step} steps")
+        self.episodes.end(success, "" if self.pilot is None else self.pilot.name)
+        if success != DISCARDED:
+            count, wanted = len(self.episodes.outcomes), self.settings.episodes
+            self._tell(f"episode {count} of {wanted}: {why}, {self.episodes.step} steps")
         self._person = False
-        if len(self.outcomes) >= self.settings.episodes:
+        if self.episodes.done:
             self._finish("all episodes done")
         if self.chain.latched is None:
             self._next()
@@ -460,31 +391,10 @@ class Node:
     def _next(self) -> None:
         """Brake, and go to where the next episode starts."""
         gc.collect(0)
-        if self.scene is not None and self._travels:
-            self.scene.begin(self.seed)
-        self._target, self._homing_since = self.chain.rest, self._clock()
-        self._enter(State.HOMING if self._travels else State.ARMED)
-
-    def _record(self, success: int) -> None:
-        if self.recorder is None or self.scene is None or self.pilot is None or not self._rows.sent:
-            return
-        self.recorder.put(
-            self._rows.episode(
-                task=self.scene.task.name,
-                robot=self.spec.name,
-                instruction=self.settings.instruction,
-                source=self.pilot.name,
-                seed=self.seed,
-                success=success,
-            )
-        )
-
-    def _idle(self, seen: Observed | None) -> None:
-        position = () if seen is None else tuple(seen.position.tolist())
-        latched = "" if self.chain.latched is None else f"{self.chain.latched[0].name.lower()}: {self.chain.latched[1]}"
-        self.status = Status(
-            self.state, len(self.outcomes), 0, position, latched=latched, outcomes=tuple(self.outcomes)
-        )
+        if self.episodes.travels:
+            self.episodes.lay_out()
+        self._homing.begin(self.chain.rest, self._clock())
+        self._enter(State.HOMING if self.episodes.travels else State.ARMED)
 
     def _fail(self, words: str) -> None:
         """The robot is lost: nothing more is sent until a reset."""
@@ -529,16 +439,14 @@ class Node:
         found: dict[str, Any] = {}
         if isinstance(self.pilot, PolicyPilot):
             self.tally.seconds["infer"] = self.pilot.infer_s
-            queue = self.pilot.queue
-            restarts = getattr(self.pilot.inference, "restarts", 0)
-            found = {"jumps": queue.jumps, "stale": queue.stale, "restarts": restarts, "note": self.pilot.note}
+            found = self.pilot.figures()
         name = "nobody" if self.pilot is None else self.pilot.name
         return Report(
             name,
             self.ended or "still running",
-            tuple(self.outcomes),
+            tuple(self.episodes.outcomes),
             self.tally,
             priority=self.priority,
-            discarded=self.discarded,
+            discarded=self.episodes.discarded,
             **found,
         )

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float64
@@ -78,6 +78,8 @@ class PolicyPilot:
     infer_s: list[float] = field(default_factory=list[float])
     """What each answer took, in the policy's process."""
     note: str = ""
+    value: float | None = None
+    """The critic's of the last chunk, where one chose it."""
     _recent: Recent | None = None
     _waited: list[int] = field(default_factory=list[int])
     _late_since: float | None = None
@@ -91,7 +93,7 @@ class PolicyPilot:
         """Start an episode with the policy's chance drawn from the seed."""
         del seen
         self.queue.clear()
-        self._recent, self._late_since = None, None
+        self._recent, self._late_since, self.value = None, None, None
         self.inference.reset(instruction, seed)
 
     def ask(self, observation: Mapping[str, np.ndarray], seen: Observed, tick: int) -> Asked:
@@ -119,7 +121,7 @@ class PolicyPilot:
         self.queue.put(answer.chunk, answer.tick, tick)
         self.infer_s.append(answer.seconds)
         self._waited = [*self._waited[-19:], tick - answer.tick]
-        self.note = answer.note
+        self.note, self.value = answer.note, answer.value
 
     def _lead(self) -> int:
         if self.ahead is not None or self.queue.seam == "hold":
@@ -150,6 +152,11 @@ class PolicyPilot:
         if away[k] <= _FARTHEST:
             return ""
         return f"{names[k]} is {observation['state'][k]:.3g}, {away[k]:.0f} deviations from the training data"
+
+    def figures(self) -> dict[str, Any]:
+        """What a report says of it."""
+        restarts = getattr(self.inference, "restarts", 0)
+        return {"jumps": self.queue.jumps, "stale": self.queue.stale, "restarts": restarts, "note": self.note}
 
     def close(self) -> None:
         """End the policy's process."""

@@ -33,13 +33,15 @@ class Rows:
     reason: list[int] = field(default_factory=list)
     time: list[float] = field(default_factory=list)
     solved: list[bool] = field(default_factory=list)
+    progress: list[float] = field(default_factory=list)
     pixels: dict[str, list[UInt8[np.ndarray, "H W 3"]]] = field(default_factory=dict)
     index: dict[str, list[int]] = field(default_factory=dict)
 
-    def see(self, now: float, observation: Mapping[str, np.ndarray], solved: bool) -> None:
+    def see(self, now: float, observation: Mapping[str, np.ndarray], *, solved: bool, progress: float) -> None:
         """Begin a row; its action follows, but for the last."""
         self.time.append(now)
         self.solved.append(solved)
+        self.progress.append(progress)
         for key, value in observation.items():
             self.obs.setdefault(key, []).append(value)
 
@@ -78,7 +80,7 @@ class Rows:
                 for camera, pixels in self.pixels.items()
                 if pixels
             },
-            truth={"success": np.array(self.solved, np.float32)},
+            truth={"success": np.array(self.solved, np.float32), "progress": np.array(self.progress, np.float32)},
             requested=np.array([*self.requested, *pad], np.float32),
             intervention=np.array([*self.reason, *[0] * len(pad)], np.uint8),
             seed=seed,

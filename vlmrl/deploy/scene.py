@@ -68,6 +68,11 @@ class Scene:
         self._held = self._held + 1 if self.env.at_goal() else 0
         return self._held >= self.task.hold
 
+    @property
+    def progress(self) -> float:
+        """How far the task is done, from 0 to 1."""
+        return self.env.progress
+
     def still(self) -> tuple[np.ndarray, np.ndarray]:
         """Everything that a picture depends on."""
         return self.env.data.qpos.copy(), self.env.data.mocap_pos.copy()

@@ -34,6 +34,8 @@ class Settings:
     """Of the first episode; the next has the next."""
     auto: bool = True
     """Whether episodes start by themselves; else an operator says so."""
+    horizon: int = 0
+    """Ticks of the longest episode; 0: the task's."""
     whole: bool = False
     """Whether episodes go on to the task's horizon after success."""
     judge: bool = True
@@ -64,3 +66,7 @@ class Status:
     outcomes: tuple[int, ...] = ()
     late: int = 0
     person: bool = False
+    value: float | None = None
+    """The critic's of the chunk under way, where a critic steers."""
+    reward: tuple[float, float] | None = None
+    """A reward model's of the last picture, and the deviation of its members, where one looks on."""

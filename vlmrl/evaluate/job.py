@@ -11,7 +11,7 @@ from vlmrl.evaluate import sequential
 from vlmrl.evaluate.candidates import Arm, Candidate
 from vlmrl.evaluate.journal import Journal, physics_key, task_key
 from vlmrl.evaluate.lanes import LanePool, Outcome, lanes
-from vlmrl.evaluate.rollout import Rollouts, distinct, evaluation_seeds, gathered, rollout
+from vlmrl.evaluate.rollout import FIRST_EVALUATION_SEED, Rollouts, distinct, gathered, rollout
 from vlmrl.interval import Interval
 from vlmrl.policy.rerank import Choices, RerankedPolicy
 from vlmrl.sim import Task
@@ -28,6 +28,8 @@ class Plan:
     """Stop where the anytime-valid interval reaches no farther than this; 0: run all."""
     envs: int = 10
     workers: int = 1
+    first: int = FIRST_EVALUATION_SEED
+    """Initial state of the first episode; the next has the next."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,7 @@ def evaluate(task: Task, arms: Mapping[str, Arm], plan: Plan, folder: Path, *, q
     seats = [(name, i, c) for name, arm in arms.items() for i, c in enumerate(arm.candidates)]
     of_task = task_key(task) | physics_key(task)
     journals = [Journal(place(folder, task.name, n, i), c.key() | of_task) for n, i, c in seats]
-    seeds, count, stopped = evaluation_seeds(plan.episodes), 0, None
+    seeds, count, stopped = list(range(plan.first, plan.first + plan.episodes)), 0, None
     done: list[list[Outcome]] = []
     copies = set[str]()
     with (

@@ -97,6 +97,8 @@ class RerankedPolicy:
     _chance: dict[int, tuple[np.random.Generator, np.random.Generator]] = field(default_factory=dict, repr=False)
     _sums: _Sums = field(default_factory=_Sums, repr=False)
     _rest: int = 0
+    chosen_value: float | None = None
+    """The critic's value of what was executed last, mean over robots; None where the policy acted alone."""
 
     def __post_init__(self) -> None:
         if not isinstance(self.base, Proposer):
@@ -119,6 +121,7 @@ class RerankedPolicy:
     def act(self, observations: Mapping[str, np.ndarray]) -> Float[np.ndarray, "B h A"]:
         """The chosen chunk of each robot, whole."""
         count = len(next(iter(observations.values())))
+        self.chosen_value = None
         self._sums.decisions += count
         if self._rest:
             self._rest -= 1
@@ -141,6 +144,7 @@ class RerankedPolicy:
         uniform = np.array([self._chance[k][1].random() for k in rows.tolist()])
         taken = choose(values, self.temperature, uniform)
         self._sums.add(values, taken, took_s)
+        self.chosen_value = float(values[rows, taken].mean())
         return chunks[rows, taken]
 
     @property

@@ -123,6 +123,11 @@ class SimEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
         """Whether the success predicate holds in the present state, however long the task's `hold` asks for."""
         return bool(self._holds(self._dynamics))
 
+    @property
+    def progress(self) -> float:
+        """How far the task is done in the present state, from 0 to 1."""
+        return float(self._measure(self._dynamics))
+
     def observe(self) -> dict[str, Float32[np.ndarray, "..."]]:
         """The observation of the present state, as after `set_sim_state`."""
         more = self._dynamics.show() if isinstance(self._dynamics, Shows) else {}
@@ -199,7 +204,7 @@ class SimEnv(gymnasium.Env[dict[str, np.ndarray], np.ndarray]):
         self._renderer.close()
 
     def _info(self) -> dict[str, Any]:
-        told = {"success": self._held >= self.task.hold, "progress": float(self._measure(self._dynamics))}
+        told = {"success": self._held >= self.task.hold, "progress": self.progress}
         return told | {"diverged": False, "signals": dict(self._dynamics.signals())}
 
     def _warnings(self) -> int:

@@ -90,6 +90,13 @@ class Plant:
         """Block a joint by friction that no servo overcomes, or free it."""
         self.model.dof_frictionloss[self._velocity[joint]] = _BLOCKED if on else self._friction[joint]
 
+    def lead(self, joint: int, position: float) -> None:
+        """Let a hand bring a joint somewhere, rad, and hold it there, whether its servo has torque or not."""
+        actuator = self._actuator[joint]
+        self.model.actuator_gainprm[actuator] = self._gain[joint]
+        self.model.actuator_biasprm[actuator] = self._bias[joint]
+        self.goal(joint, position)
+
     def goal(self, joint: int, position: float) -> None:
         """Where a servo is to go, rad."""
         self.data.ctrl[self._actuator[joint]] = position

@@ -7,6 +7,7 @@ from vlmrl.errors import ConfigError, unknown
 
 HELP = """\
   stall JOINT | free JOINT     a joint that something blocks
+  lead JOINT RAD               a hand that brings a joint somewhere, as on a limp leader arm
   heat JOINT                   a servo that switches itself off, too hot
   silent JOINT | heard JOINT   a servo whose cable is off
   restart JOINT                a servo that loses power for a moment
@@ -42,20 +43,33 @@ def perform(line: Line, said: str) -> str:
             return state(line)
         case ("unplug" | "plug", []):
             line.faults.unplugged = verb == "unplug"
+        case ("lead", [name, number]):
+            k = numbered(line, name)
+            joint = line.plant.spec.joints[k]
+            line.plant.lead(k, amount(verb, number, joint.lower, joint.upper))
         case (_, [name]) if verb in joints:
-            names = line.plant.spec.names
-            if name not in names:
-                raise unknown("joint", name, names)
-            joints[verb](names.index(name))
+            joints[verb](numbered(line, name))
         case (_, [number]) if verb in numbers:
-            setattr(line.faults, numbers[verb], amount(verb, number))
+            setattr(line.faults, numbers[verb], amount(verb, number, 0.0, 60.0 if verb == "delay" else 1.0))
         case _:
             raise ConfigError(f"cannot do {said!r}; can:\n{HELP}")
     return f"done: {said}"
 
 
-def amount(verb: str, number: str) -> float:
-    """A number that makes sense for a fault.
+def numbered(line: Line, name: str) -> int:
+    """Which joint it is.
+
+    Raises:
+        ConfigError: if there is none of that name.
+    """
+    names = line.plant.spec.names
+    if name not in names:
+        raise unknown("joint", name, names)
+    return names.index(name)
+
+
+def amount(verb: str, number: str, least: float, most: float) -> float:
+    """A number that makes sense.
 
     Raises:
         ConfigError: if it does not.
@@ -63,9 +77,9 @@ def amount(verb: str, number: str) -> float:
     try:
         value = float(number)
     except ValueError:
-        value = -1.0
-    if not 0 <= value <= (1 if verb != "delay" else 60):
-        raise ConfigError(f"{verb} takes a number from 0 to {1 if verb != 'delay' else 60}, found {number!r}")
+        value = float("nan")
+    if not least <= value <= most:
+        raise ConfigError(f"{verb} takes a number from {least:g} to {most:g}, found {number!r}")
     return value
 
 

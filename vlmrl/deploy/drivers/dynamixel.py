@@ -72,13 +72,18 @@ class Dynamixel:
     def enable(self) -> None:
         """Torque on, at which each servo holds where it is; then goals to there."""
         for i in self._units.ids:
-            self._switch_on(i)
+            self._switch(i, 1)
         self.command(self._read(self._config.tries).position)
 
-    def _switch_on(self, servo: int) -> None:
+    def release(self) -> None:
+        """Torque off."""
+        for i in self._units.ids:
+            self._switch(i, 0)
+
+    def _switch(self, servo: int, torque: int) -> None:
         result = sdk.COMM_RX_FAIL
         for _ in range(self._config.tries):
-            result, error = self._packets.write1ByteTxRx(self._port, servo, _TORQUE, 1)
+            result, error = self._packets.write1ByteTxRx(self._port, servo, _TORQUE, torque)
             if result == sdk.COMM_SUCCESS and not error:
                 return
             if result == sdk.COMM_SUCCESS:

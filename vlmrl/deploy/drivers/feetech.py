@@ -67,6 +67,11 @@ class Feetech:
             self._write(i, _TORQUE, 1)
         self.command(self._read(self._config.tries).position)
 
+    def release(self) -> None:
+        """Torque off."""
+        for i in self._units.ids:
+            self._write(i, _TORQUE, 0)
+
     def _write(self, servo: int, address: int, value: int) -> None:
         result = sdk.COMM_RX_FAIL
         for _ in range(self._config.tries):

@@ -42,6 +42,11 @@ class Twin:
         """The twin's own time, s: in lock step that of its commands."""
         return time.monotonic() if self._real else self._steps * self.spec.period
 
+    def release(self) -> None:
+        """Torque off."""
+        for k in range(len(self.spec.joints)):
+            self.plant.enable(k, False)
+
     def observe(self) -> Observed:
         """The joints of the model."""
         self.plant.catch_up()

@@ -45,7 +45,7 @@ class Page:
         self.token, self.port = secrets.token_urlsafe(24), listening.getsockname()[1]
         self._child = Child(_serve, listening, self.token)
         listening.close()
-        self._shown, self._pictured = -1.0, -1.0
+        self._shown, self._pictured = -1.0, dict[str, float]()
 
     @property
     def address(self) -> str:
@@ -62,9 +62,9 @@ class Page:
         if (now := node.time) - self._shown >= _SHOW_S:
             self._shown = now
             self._child.send(shown(node))
-        for feed in node.feeds:
-            if feed.latest is not None and feed.latest.time > self._pictured:
-                self._pictured = feed.latest.time
+        for feed in node.episodes.feeds:
+            if feed.latest is not None and feed.latest.time > self._pictured.get(feed.name, -1.0):
+                self._pictured[feed.name] = feed.latest.time
                 self._child.send((feed.name, feed.latest.pixels))
 
     def close(self) -> None:
@@ -76,17 +76,16 @@ def shown(node: Node) -> dict[str, Any]:
     """What the page shows of a node, JSON-ready."""
     status, settings = node.status, node.settings
     joints = [{"name": j.name, "lower": j.lower, "upper": j.upper} for j in node.spec.joints]
-    horizon = node.scene.task.horizon if node.scene is not None else 0
     return asdict(status) | {
         "state": str(node.state),
         "robot": node.spec.name,
         "sentence": settings.instruction,
         "pilot": "" if node.pilot is None else node.pilot.name,
         "episodes": settings.episodes,
-        "horizon": horizon,
+        "horizon": node.episodes.horizon,
         "hz": node.spec.control_hz,
         "joints": joints,
-        "cameras": [feed.name for feed in node.feeds],
+        "cameras": [feed.name for feed in node.episodes.feeds],
         "told": node.told,
     }
 

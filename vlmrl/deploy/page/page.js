@@ -7,7 +7,7 @@ const WHEN = {
   success: ["running", "paused"], failure: ["running", "paused"], discard: ["running", "paused"],
 };
 const SVG = "http://www.w3.org/2000/svg";
-let state = "", cameras = [], drawn = "";
+let state = "", cameras = [], drawn = "", first = null, last = 0;
 
 const given = new URLSearchParams(location.hash.slice(1)).get("token");
 if (given) {
@@ -72,6 +72,22 @@ function joints(status) {
   });
 }
 
+// What critic and reward model think; their scale is their own, so the change since the episode's start is said too.
+function values(status) {
+  if (status.step < last || !status.reward) first = null;
+  last = status.step;
+  const told = [];
+  if (status.value !== null) told.push(`critic's value ${status.value.toFixed(3)}`);
+  if (status.reward) {
+    const [mean, deviation] = status.reward;
+    first ??= mean;
+    const change = mean - first;
+    told.push(`reward ${mean.toFixed(3)} ± ${deviation.toFixed(3)} (${change < 0 ? "−" : "+"}${Math.abs(change).toFixed(3)} since the start)`);
+  }
+  $("values").textContent = told.join(" · ");
+  $("values").hidden = !told.length;
+}
+
 function show(status) {
   state = status.state;
   cameras = status.cameras;
@@ -99,6 +115,7 @@ function show(status) {
   document.querySelector("[data-word=reset]").hidden = !stopped;
   document.querySelector("[data-word=home]").hidden = document.querySelector("[data-word=start]").hidden = stopped;
   joints(status);
+  values(status);
 }
 
 async function look() {

@@ -1,0 +1,45 @@
+"""The slow way to a pose: one step a tick, and round what bars the straight way."""
+
+import numpy as np
+from jaxtyping import Float64
+
+from vlmrl.robot import Observed, RobotSpec
+from vlmrl.safety import Command, SafetyChain
+
+_SLOWLY = 0.25
+"""Share of each joint's speed at which targets move."""
+LONGEST_S = 30.0
+
+
+class Homing:
+    """Where homing leads, and how far it has come."""
+
+    def __init__(self, spec: RobotSpec) -> None:
+        self.goal, self._spec = spec.home, spec
+        self._target, self._since = np.zeros(0), 0.0
+
+    def begin(self, start: Float64[np.ndarray, " J"], now: float) -> None:
+        """Set out from where the joints are, rad."""
+        self._target, self._since = start.copy(), now
+
+    def step(self, chain: SafetyChain) -> Float64[np.ndarray, " J"]:
+        """The next target; where the straight way is barred, joints that may move go first."""
+        most = np.array([j.velocity for j in self._spec.joints]) * self._spec.period * _SLOWLY
+        steps = (self.goal - self._target).clip(-most, most)
+        if chain.allows(self._target + steps):
+            self._target = self._target + steps
+            return self._target
+        for step in np.diag(steps):
+            self._target = self._target + step if chain.allows(self._target + step) else self._target
+        return self._target
+
+    def arrived(self, command: Command, seen: Observed) -> bool:
+        """Whether the joints were told to be there, and do not move."""
+        return bool(np.abs(command.position - self.goal).max() < 1e-3 and np.abs(seen.velocity).max() < 0.05)
+
+    def overdue(self, seen: Observed, now: float) -> str:
+        """In words, which joint keeps it so long; empty while there is time."""
+        if now - self._since <= LONGEST_S:
+            return ""
+        away = int(np.abs(seen.position - self.goal).argmax())
+        return f"not there after {LONGEST_S:.0f} s: {self._spec.names[away]}"
