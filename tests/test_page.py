@@ -305,6 +305,7 @@ def test_an_answer_that_could_not_be_saved_can_be_sent_again(browser: Any, site:
     tab = opened(browser, site)
     tab.route("**/api/answer", lambda route: route.abort())
     press(tab, "2")
+    tab.wait_for_selector("#trouble:not([hidden])")
     assert "Not saved" in tab.text_content("#trouble")
     assert site.queue.state().given == ()
     tab.unroute("**/api/answer")
