@@ -5,19 +5,21 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from ruckig import RuckigError
 from safe_robot import robot
 from safety_attack import START, attack, bare, drive, outside, violations
 
 from vlmrl.errors import ConfigError, DataError
 from vlmrl.robot import Joint, RobotSpec, check
 from vlmrl.safety import Config, Reading, Reason, Response, SafetyChain, Thresholds
-from vlmrl.safety.brake import Motion, Mover
+from vlmrl.safety.brake import Braking, Motion, Mover
 from vlmrl.safety.watch import responses
 
 
@@ -71,23 +73,51 @@ def test_a_target_within_reach_is_sent_as_it_is_in_the_end(chain: SafetyChain) -
     assert chain.step(target, Reading(2.0)).response is Response.PASS
 
 
+def way_to_rest(mover: Mover, motion: Motion) -> Braking:
+    """One that was computed."""
+    found = mover.brake(motion)
+    assert found is not None
+    return found
+
+
 def test_the_way_to_rest_is_the_fastest_by_hand() -> None:
     """v = 1, a limit 2, jerk limit 8: 0.25 s of rising deceleration, 0.25 s constant, 0.25 s falling; 0.375 rad."""
     mover = Mover((Joint("j", -9.0, 9.0, velocity=2.0, acceleration=2.0, jerk=8.0),), 0.02)
-    braking = mover.brake(Motion(np.zeros(1), np.ones(1), np.zeros(1)))
+    braking = way_to_rest(mover, Motion(np.zeros(1), np.ones(1), np.zeros(1)))
     assert braking.seconds == pytest.approx(0.75)
     assert braking.high[0] == pytest.approx(0.375)
-    accelerating = mover.brake(Motion(np.zeros(1), np.ones(1), np.full(1, 2.0)))
+    accelerating = way_to_rest(mover, Motion(np.zeros(1), np.ones(1), np.full(1, 2.0)))
     assert accelerating.peak[0] == pytest.approx(1 + 2**2 / (2 * 8))
 
 
 def test_from_any_point_of_the_way_to_rest_the_way_is_its_remainder() -> None:
     mover = Mover((Joint("j", -9.0, 9.0, velocity=2.0, acceleration=2.0, jerk=8.0),), 0.02)
-    braking = mover.brake(Motion(np.zeros(1), np.array([1.3]), np.array([0.7])))
+    braking = way_to_rest(mover, Motion(np.zeros(1), np.array([1.3]), np.array([0.7])))
     for share in (0.1, 0.5, 0.9):
-        later = mover.brake(braking.at(share * braking.seconds))
+        later = way_to_rest(mover, braking.at(share * braking.seconds))
         assert later.seconds == pytest.approx((1 - share) * braking.seconds, abs=1e-6)
         assert later.at(later.seconds).position == pytest.approx(braking.at(braking.seconds).position, abs=1e-9)
+
+
+def test_where_no_motion_can_be_computed_it_goes_on_to_rest(
+    chain: SafetyChain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for _ in range(8):
+        chain.step(START + 0.4, Reading(0.0))
+    assert not chain.motion.resting
+    known = chain._checked_braking  # pyright: ignore[reportPrivateUsage]
+    expected = [known.at(k * chain.spec.period) for k in range(1, 60)]
+
+    def refused(*_: object) -> None:
+        raise RuckigError("no profile")
+
+    mover = chain._mover  # pyright: ignore[reportPrivateUsage]
+    monkeypatch.setattr(mover, "_ruckig", SimpleNamespace(update=refused, calculate=refused))
+    for motion in expected:
+        step = chain.step(START + 0.4, Reading(0.0))
+        assert Reason.BRAKING in step.reasons
+        np.testing.assert_allclose(chain.motion.position, motion.position, atol=1e-7)
+    assert chain.motion.resting
 
 
 def test_each_limit_is_named_where_it_was_asked_to_be_broken(chain: SafetyChain, spec: RobotSpec) -> None:

@@ -6,11 +6,20 @@ has checked it once go along it for ever after.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Float64
-from ruckig import ControlInterface, InputParameter, OutputParameter, Result, Ruckig, Synchronization, Trajectory
+from ruckig import (
+    ControlInterface,
+    InputParameter,
+    OutputParameter,
+    Result,
+    Ruckig,
+    RuckigError,
+    Synchronization,
+    Trajectory,
+)
 
 from vlmrl.robot import Joint
 
@@ -55,21 +64,27 @@ class Braking:
     """Extreme positions on it, rad."""
     peak: Joints
     """Largest speed on it, rad/s."""
+    begun: float = 0.0
+    """Seconds of the trajectory that are over."""
 
     @property
     def seconds(self) -> float:
         """Until the last joint rests."""
-        return float(self.trajectory.duration)
+        return max(float(self.trajectory.duration) - self.begun, 0.0)
 
     def at(self, seconds: float) -> Motion:
         """The motion so long after its beginning."""
-        position, velocity, acceleration = self.trajectory.at_time(seconds)[:3]
+        position, velocity, acceleration = self.trajectory.at_time(self.begun + seconds)[:3]
         return Motion(np.array(position), np.array(velocity), np.array(acceleration))
 
     def poses(self) -> list[Joints]:
         """Positions on the way, between which no joint moves farther than GRAIN; the pose of rest last."""
         count = max(1, int(np.ceil(self.peak.max() * self.seconds / GRAIN)))
-        return [np.array(self.trajectory.at_time(self.seconds * k / count)[0]) for k in range(count + 1)]
+        return [self.at(self.seconds * k / count).position for k in range(count + 1)]
+
+    def after(self, seconds: float) -> "Braking":
+        """What remains of it so much later."""
+        return replace(self, begun=self.begun + seconds)
 
 
 class Mover:
@@ -98,21 +113,25 @@ class Mover:
         """The motion one period later on the fastest way to rest at `target`; None where none could be computed."""
         _set(self._towards, motion)
         self._towards.target_position = list(target)
-        if self._ruckig.update(self._towards, self._output) not in (Result.Working, Result.Finished):
+        try:
+            found = self._ruckig.update(self._towards, self._output)
+        except RuckigError:  # its search for a profile fails for a few motions in a million
+            return None
+        if found not in (Result.Working, Result.Finished):
             return None
         output = self._output
         return Motion(np.array(output.new_position), np.array(output.new_velocity), np.array(output.new_acceleration))
 
-    def brake(self, motion: Motion) -> Braking:
-        """The fastest way to rest, each joint on its own.
-
-        Raises:
-            RuntimeError: if the motion is not finite.
-        """
+    def brake(self, motion: Motion) -> Braking | None:
+        """The fastest way to rest, each joint on its own; None where none could be computed."""
         _set(self._brake, motion)
         trajectory = Trajectory(len(self.velocity))
-        if self._ruckig.calculate(self._brake, trajectory) not in (Result.Working, Result.Finished):
-            raise RuntimeError(f"no way to rest from {motion}")
+        try:
+            found = self._ruckig.calculate(self._brake, trajectory)
+        except RuckigError:
+            return None
+        if found not in (Result.Working, Result.Finished):
+            return None
         bounds = trajectory.position_extrema
         ahead = motion.velocity * motion.acceleration > 0
         gained = np.where(ahead, motion.acceleration**2 / (2 * self.jerk), 0.0)

@@ -217,7 +217,7 @@ class SafetyChain:
         ahead = self._mover.towards(self.motion, target)
         if ahead is not None:
             braking = self._mover.brake(ahead)
-            if self._mover.admits(ahead, braking) and self._stays_inside(braking):
+            if braking is not None and self._mover.admits(ahead, braking) and self._stays_inside(braking):
                 self._motion, self._braking = ahead, braking
                 self._note_speed(target, reasons)
                 return
@@ -253,10 +253,11 @@ class SafetyChain:
 
     def _follow_braking(self) -> None:
         """One step along the way to rest that was checked before."""
-        self._motion = self._checked_braking.at(self.spec.period)
+        known = self._checked_braking
+        self._motion = known.at(self.spec.period)
         if self._motion.resting:
             self._motion = Motion.at_rest(self._motion.position)
-        self._braking = self._mover.brake(self._motion)
+        self._braking = self._mover.brake(self._motion) or known.after(self.spec.period)
 
     def _note_speed(self, target: Joints, reasons: dict[Reason, str]) -> None:
         """Say so where the joints cannot be at the target within the period."""
