@@ -9,8 +9,9 @@ same without priority. hog_stops: that with the safety chain's own threshold, th
 run ends; the others are told to go on and count. stall: every ten seconds the policy's process is stopped for 500 ms.
 
 Printed: ticks that missed their deadline, how late ticks started, what a tick took, how long the policy took, how often
-the arm was told to hold, and the largest speed, acceleration and jerk that were sent, as shares of their limits: above
-1 would be a discontinuity. Without policy=FOLDER a small diffusion policy is trained on 20 episodes of the expert.
+the arm was told to hold, and the largest speed, acceleration and jerk that were sent, as shares of their limits, less
+what the servos' rounding can make of them: above 1 would be a discontinuity. Without policy=FOLDER a small diffusion
+policy is trained on 20 episodes of the expert.
 """
 
 import json
@@ -42,6 +43,8 @@ from vlmrl.sim import load_task
 from vlmrl.store import Store
 
 TASK = "so101/reach"
+STEP = 2 * np.pi / 4096
+"""What the servos can tell apart, rad."""
 CASES = {
     "raised": {"priority": 50},
     "ordinary": {"priority": 0},
@@ -169,15 +172,19 @@ def measure(name: str, source: str, seconds: float, folder: Path) -> dict[str, A
 
 
 def fastest(store: Store, spec: RobotSpec) -> dict[str, float]:
-    """The largest speed, acceleration and jerk of what was sent in whole episodes, as shares of the joints' limits."""
+    """The largest speed, acceleration and jerk of what was sent in whole episodes, as shares of the joints' limits.
+
+    What a servo takes is rounded to STEP: what that can add to a difference is taken off, 1, 2 and 4 steps.
+    """
     found = {"velocity": 0.0, "acceleration": 0.0, "jerk": 0.0}
     for id in store.episodes.id:
         one = store.episode(id, images=False)
         motion = one.action[one.has_action].astype(np.float64) * spec.half
-        for name in found:
+        for order, name in enumerate(found, 1):
             motion = np.diff(motion, axis=0) / spec.period
             most = np.array([getattr(joint, name) for joint in spec.joints])
-            found[name] = max(found[name], float((np.abs(motion) / most).max(initial=0.0)))
+            rounding = 2 ** (order - 1) * STEP / spec.period**order
+            found[name] = max(found[name], float(((np.abs(motion) - rounding) / most).max(initial=0.0)))
     return found
 
 

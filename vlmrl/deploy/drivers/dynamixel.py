@@ -1,5 +1,7 @@
 """Dynamixel X-series servos on a serial bus, protocol 2.0, through Robotis' own SDK."""
 
+import contextlib
+import termios
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -67,7 +69,9 @@ class Dynamixel:
     def _settle(self) -> None:
         """Wait for answers that come late and throw them away: they would be taken for those of the next question."""
         time.sleep(LATE_S)
-        self._port.ser.reset_input_buffer()
+        # A bus that is gone says so when it is asked again.
+        with contextlib.suppress(termios.error, OSError):
+            self._port.ser.reset_input_buffer()
 
     def enable(self) -> None:
         """Torque on, at which each servo holds where it is; then goals to there."""

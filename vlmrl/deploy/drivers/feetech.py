@@ -1,5 +1,7 @@
 """Feetech STS3215 servos on a serial bus (SO-100, SO-101), through Feetech's own SDK."""
 
+import contextlib
+import termios
 import time
 from typing import Any
 
@@ -58,7 +60,9 @@ class Feetech:
     def _settle(self) -> None:
         """Wait for answers that come late and throw them away: they would be taken for those of the next question."""
         time.sleep(LATE_S)
-        self._port.ser.reset_input_buffer()
+        # A bus that is gone says so when it is asked again.
+        with contextlib.suppress(termios.error, OSError):
+            self._port.ser.reset_input_buffer()
 
     def enable(self) -> None:
         """Goals to where the joints are, then torque on."""
