@@ -34,7 +34,7 @@ def test_a_policy_that_is_killed_is_started_again() -> None:
     worker = Worker(Candidate("expert"), task)
     worker.reset(task.instruction, 0)
     worker.ask(observation, 3)
-    answer = worker.answer(60)
+    answer = worker.answer(60.0)
     assert answer is not None
     assert (answer.tick, answer.chunk.shape) == (3, (1, 6))
     os.kill(worker.pid, signal.SIGKILL)
