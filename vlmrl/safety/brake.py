@@ -115,7 +115,7 @@ class Mover:
         self._towards.target_position = list(target)
         try:
             found = self._ruckig.update(self._towards, self._output)
-        except RuckigError:  # its search for a profile fails for a few motions in a million
+        except RuckigError:  # now and then its search for a profile fails from a motion without fault
             return None
         if found not in (Result.Working, Result.Finished):
             return None
