@@ -6,6 +6,7 @@ One row a column: its correlation with the true progress of the next row, and it
 """
 
 import sys
+from itertools import pairwise
 
 import numpy as np
 
@@ -24,9 +25,7 @@ def main() -> None:
         known = np.isfinite(reward) & np.isfinite(progress)
         if not known.any() or not reward[known].std():
             continue
-        bins = [
-            reward[known & (progress >= low) & (progress < high)] for low, high in zip(EDGES, EDGES[1:], strict=False)
-        ]
+        bins = [reward[known & (progress >= low) & (progress < high)] for low, high in pairwise(EDGES)]
         means = "".join(f"{found.mean():10.3f}" if len(found) else f"{'-':>10}" for found in bins)
         print(f"{name}, {np.corrcoef(reward[known], progress[known])[0, 1]:.3f} |{means}")
 
