@@ -2,6 +2,7 @@ import json
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from report_run import ARMS, HOSTILE, ROWS, SNAPSHOT, Page, episode, make_run
 from vlmrl.annotate.trust import measure
 from vlmrl.errors import DataError
 from vlmrl.evaluate import report
-from vlmrl.evaluate.report import answers, comparison, headline, logs, reward
+from vlmrl.evaluate.report import answers, arms, comparison, headline, logs, reward
 from vlmrl.evaluate.report.folder import read
 from vlmrl.page import markup
 from vlmrl.page.plot import ticks
@@ -53,6 +54,18 @@ def test_the_page_tells_the_facts(whole: Path):
         assert comparison.title(arm) in text
     assert "7 calls, 1 234 tokens and $0.50" in text
     assert "75 % [41, 93]" in text  # held out: 6 of 8 pairs without ties
+
+
+@pytest.mark.parametrize(
+    ("collect", "said"),
+    [
+        ({"policy": "random", "noise": [0.4, 1.0]}, "What recorded the logs: actions drawn evenly at random."),
+        ({"policy": "expert", "noise": [0.4, 1.0]}, "a scripted expert with 40 to 100 % of its actions replaced"),
+        ({"policy": "runs/mine", "noise": [0.4, 1.0]}, "What recorded the logs."),
+    ],
+)
+def test_the_page_says_who_recorded_the_logs(collect: dict[str, Any], said: str):
+    assert said in arms.line("behaviour", {"collect": collect})
 
 
 def test_the_page_needs_nothing_else(whole: Path):

@@ -40,8 +40,11 @@ def learner_name(config: Mapping[str, Any]) -> str:
 
 
 def _behaviour(config: Mapping[str, Any]) -> str:
-    shares = [float(x) for x in (config.get("collect") or {}).get("noise", ())]
-    if not shares:
+    collect = config.get("collect") or {}
+    policy, shares = collect.get("policy", "expert"), [float(x) for x in collect.get("noise", ())]
+    if policy == "random":
+        return "What recorded the logs: actions drawn evenly at random."
+    if policy != "expert" or not shares:
         return "What recorded the logs."
     low, high = f"{100 * min(shares):.0f}", f"{100 * max(shares):.0f}"
     share = low if low == high else f"{low} to {high}"
