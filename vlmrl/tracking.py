@@ -8,6 +8,7 @@ import json
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -87,8 +88,7 @@ class WeightsAndBiases:
 
     def __init__(self, folder: Path, run: str, facts: Mapping[str, Any]) -> None:
         """Goes on with the run of the same facts, where W&B still has it."""
-        import wandb
-
+        wandb: Any = import_module("wandb")
         known = hashlib.sha256(json.dumps([run, facts], sort_keys=True, default=str).encode()).hexdigest()
         self._run = wandb.init(
             id=known[:16],
