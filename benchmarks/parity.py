@@ -126,7 +126,7 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
 
 def table(given: argparse.Namespace, done: dict[str, Any]) -> str:
     """Markdown; only seeds that both sides have."""
-    from vlmrl.evaluate.statistics import mean_difference, over_seeds, rate
+    from vlmrl.evaluate.statistics import mean_difference, rate
     from vlmrl.store import Store
 
     stores = "".join(f"\n  - `{path.name}`: {Store.open(path)!r}" for path in given.stores)
@@ -155,8 +155,10 @@ def table(given: argparse.Namespace, done: dict[str, Any]) -> str:
             {side: np.array([done[f"{name}/{side}/{s}{end}"][what] for s in seeds], float) for side in SIDES}
             for what in ("return", "success")
         )
-        cells = [name, str(len(seeds)), *(str(over_seeds(returns[side])) for side in SIDES)]
-        cells += [str(mean_difference(returns["vlmrl"], returns["d3rlpy"]))]
+        nothing = np.zeros_like(returns["vlmrl"])
+        pairs = [(returns[side], nothing) for side in SIDES] + [(returns["vlmrl"], returns["d3rlpy"])]
+        found = [mean_difference(*pair) for pair in pairs]
+        cells = [name, str(len(seeds)), *(f"{x.estimate:.0f} [{x.low:.0f}, {x.high:.0f}]" for x in found)]
         lines.append("| " + " | ".join([*cells, *(rate(success[side]).percent() for side in SIDES)]) + " |")
     return "\n".join([*lines, "", "Data:" + stores, ""])
 

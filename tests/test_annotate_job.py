@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 import threading
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -426,3 +427,34 @@ def test_the_scripted_teacher_refuses_what_it_cannot_know():
         scripted.Config(error_rate=1.5)
     with pytest.raises(ConfigError, match="concurrency is 0"):
         Limits(concurrency=0)
+
+
+def test_a_question_is_asked_while_the_reply_before_is_committed(ledger, store, monkeypatch):
+    labeler, seen = FakeLabeler(), []
+    record = Ledger.record
+
+    def slowly(self, replies, **settings):
+        time.sleep(0.1)
+        seen.append(len(labeler.asked))
+        return record(self, replies, **settings)
+
+    monkeypatch.setattr(Ledger, "record", slowly)
+    report = run(draw(store, 6), labeler, ledger, store, concurrency=1)
+    assert report.asked == 6
+    assert seen[0] == 2
+
+
+def test_a_labeler_that_prepares_does_so_on_another_thread_before_the_question(ledger, store):
+    class Prepared(FakeLabeler):
+        def __init__(self):
+            super().__init__()
+            self.ready = {}
+
+        def prepare(self, query):
+            self.ready[query.items] = threading.get_ident()
+
+        async def ask(self, query):
+            assert self.ready[query.items] != threading.get_ident()
+            return await super().ask(query)
+
+    assert run(draw(store, 12), Prepared(), ledger, store, concurrency=4).asked == 12

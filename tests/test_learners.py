@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from tests.test_learn import bandit, constant_net
-from vlmrl.errors import ConfigError
+from vlmrl.errors import ConfigError, DataError
 from vlmrl.learn import calql, diffusion, filtered_bc, flow, idql, iql, learner, sac, td3bc
 from vlmrl.learn.batch import Batch
 from vlmrl.learn.chunks import windows
+from vlmrl.learn.macro import chunked
 from vlmrl.learn.sampling import FLOW_TIME, denoise, rounds, schedule
 from vlmrl.policy import LearnedPolicy, LearnedValue, RerankedPolicy
 from vlmrl.types import Transitions
@@ -56,6 +57,48 @@ def chain(rewards: list[float], episodes: list[int]) -> Transitions:
         next_obs=obs + 1,
         episode=np.array(episodes, np.int32),
     )
+
+
+def test_a_chunk_of_actions_is_one_with_its_discounted_rewards_and_what_follows() -> None:
+    data = chain([1, 2, 4, 8, 16, 32, 64], [0, 0, 0, 0, 1, 1, 1])
+    data = dataclasses.replace(data, mask=np.array([1, 1, 1, 0, 1, 1, 1], np.float32))
+    found = chunked(data, 3, 0.5)
+    np.testing.assert_array_equal(found.obs[:, 0], [0, 1, 4])  # those whose episode has three actions from there
+    np.testing.assert_allclose(found.action, np.array([[0, 1, 2], [1, 2, 3], [4, 5, 6]]) / 10, rtol=1e-6)
+    np.testing.assert_allclose(found.reward, [1 + 1 + 1, 2 + 2 + 2, 16 + 16 + 16])
+    np.testing.assert_allclose(found.mask, [0.25, 0, 0.25])  # times the learner's own discount: 0.5 ** 3
+    np.testing.assert_array_equal(found.next_obs[:, 0], [3, 4, 7])
+    assert chunked(data, 1, 0.5) is data
+    with pytest.raises(DataError, match="no episode has 5 actions"):
+        chunked(data, 5, 0.5)
+
+
+def test_iql_of_chunks_values_what_pays_only_later(tmp_path: Path) -> None:
+    """Two actions, the second of which pays: a critic of both tells chunks apart, and its policy draws two actions."""
+    generator = np.random.default_rng(0)
+    action = generator.uniform(-1, 1, (2000, 1)).astype(np.float32)
+    place = np.tile(np.float32([0, 1]), 1000)[:, None]
+    reward = np.where(place[:, 0] == 1, np.where(action[:, 0] > 0, 1.0, -1.0), 0.0).astype(np.float32)
+    mask = np.tile(np.float32([1, 0]), 1000)
+    episode = np.repeat(np.arange(1000, dtype=np.int32), 2)
+    data = Transitions(place, action, reward, mask, place + 1, episode)
+    config = iql.Config(updates=400, hidden=(32,), compile="never")
+    state = iql.init(config, chunked(data, 2, config.discount), generator=seeded())
+    batches = iql.batches(config, chunked(data, 2, config.discount), generator=seeded())
+    for _ in range(config.updates):
+        iql.update(config, state, next(batches))
+    LearnedValue(iql.critic(state), "critic", ("state",), chunk=2).save_pretrained(tmp_path / "critic")
+    LearnedPolicy(iql.policy(state), "policy", ("state",), chunk=2).save_pretrained(tmp_path / "policy")
+    critic, policy = (
+        kind.from_pretrained(tmp_path / name) for kind, name in ((LearnedValue, "critic"), (LearnedPolicy, "policy"))
+    )
+    seen = {"state": np.zeros((1, 1), np.float32)}
+    good, bad = critic.value(seen, np.float32([[[-0.5, 0.7], [-0.5, -0.7]]]))[0]
+    assert good - bad > 1
+    policy.reset(np.array([True]), [""], generator)
+    drawn = policy.propose(seen, 4, [generator])
+    assert drawn.shape == (1, 4, 2, 1)
+    assert policy.act(seen)[0, 1, 0] > 0.2
 
 
 def two_rows() -> Batch:

@@ -10,7 +10,7 @@ import torch
 from vlmrl.errors import ConfigError, DataError
 from vlmrl.nn import Actor, Critic, Normaliser, StackedMLP
 from vlmrl.policy import LearnedPolicy, LearnedValue, RerankedPolicy, UniformPolicy
-from vlmrl.policy.rerank import REST, choose
+from vlmrl.policy.rerank import REST, choose, softmax
 
 
 def normalisers() -> tuple[Normaliser, Normaliser]:
@@ -99,6 +99,31 @@ def test_only_the_first_action_of_a_chunk_is_scored() -> None:
     reset(policy, 2)
     assert (policy.act(seen(2))[:, 0, 0] == 0).all()  # every first action has step 0: equal values, the first is taken
     assert shapes == [(2, 5, 2)]
+
+
+def test_a_critic_of_several_actions_scores_so_many_of_each_chunk_in_their_order() -> None:
+    seen_by_critic = []
+    critic = Lookup(lambda a: seen_by_critic.append(a) or a[..., 0])
+    critic.chunk = 3  # type: ignore[attr-defined]
+    policy = RerankedPolicy(Numbered(), critic, samples=5)
+    reset(policy, 2)
+    assert policy.act(seen(2)).shape == (2, 4, 2)
+    assert (seen_by_critic[0][:, 4] == [4, 0, 4, 1, 4, 2]).all()
+    critic.chunk = 5  # type: ignore[attr-defined]
+    with pytest.raises(ConfigError, match="values 5 actions in a row, policy 'numbered' draws 4"):
+        policy.act(seen(2))
+
+
+def test_the_mean_of_chunks_is_weighted_by_the_softmax_of_their_values() -> None:
+    policy = RerankedPolicy(Numbered(), Lookup(lambda a: a[..., 0] * 2.0), samples=3, temperature=2.0, average=True)
+    reset(policy, 2)
+    weights = np.exp([0.0, 1.0, 2.0]) / np.exp([0.0, 1.0, 2.0]).sum()
+    chunks = policy.act(seen(2))
+    np.testing.assert_allclose(chunks[..., 0], weights @ [0, 1, 2])
+    np.testing.assert_allclose(chunks[..., 1], np.tile(np.arange(4), (2, 1)))
+    assert policy.choices.kept_first == pytest.approx(weights[0])
+    assert policy.choices.gain == pytest.approx(weights @ [0, 2, 4] - 2)
+    np.testing.assert_array_equal(softmax(np.array([[1.0, 3.0, 2.0]]), 0.0), [[0, 1, 0]])
 
 
 def test_a_choice_at_random_leaves_the_policy_s_distribution_as_it_is() -> None:

@@ -332,6 +332,11 @@ def cameras(policy: object) -> tuple[str, ...]:
     return tuple(getattr(policy, "cameras", ()))
 
 
+def chunk(critic: object) -> int:
+    """How many actions in a row an action value is of, the first of them first."""
+    return int(getattr(critic, "chunk", 1))
+
+
 @runtime_checkable
 class Proposer(Protocol):
     """Draws several action chunks for each observation."""
@@ -354,5 +359,8 @@ class ActionValue(Protocol):
     def value(
         self, observations: Mapping[str, np.ndarray], actions: Float[np.ndarray, "B n A"]
     ) -> Float[np.ndarray, "B n"]:
-        """The value of each of n actions at each of B observations; only comparisons at one observation mean much."""
+        """The value of each of n actions at each of B observations; only comparisons at one observation mean much.
+
+        One with an attribute `chunk` above 1 values that many actions in a row, one after the other in A.
+        """
         ...

@@ -5,6 +5,7 @@ import io
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 from PIL import Image
@@ -14,7 +15,7 @@ from vlmrl.annotate.question import picture_digest
 from vlmrl.annotate.script import Message
 from vlmrl.errors import LabelerError
 
-_HELD = 64_000_000
+_HELD = 256_000_000
 """Bytes of encoded pictures that are kept: one frame is in many pairs, and in both orders of each."""
 
 
@@ -41,6 +42,18 @@ class Encoder:
                 url = {"url": self._url(pictures[part]), "detail": self._detail}
                 found.append({"type": "image_url", "image_url": url})
         return found
+
+    def prepare(self, pictures: Sequence[Picture]) -> None:
+        """Encode pictures that a message will show; what is wrong with one is said when the message is written."""
+        for picture in pictures:
+            with suppress(LabelerError):
+                self._url(picture)
+
+    def knows(self, pictures: Sequence[Picture]) -> bool:
+        """Whether a message of these needs no encoding, and so next to no time."""
+        keys = {picture_digest(picture) for picture in pictures}
+        with self._lock:
+            return keys <= self._known.keys()
 
     def _url(self, picture: Picture) -> str:
         key = picture_digest(picture)

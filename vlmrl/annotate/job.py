@@ -53,6 +53,15 @@ class Bounded(Protocol):
 
 
 @runtime_checkable
+class Preparing(Protocol):
+    """What a labeler may say who can do part of the work of a question before its turn."""
+
+    def prepare(self, query: Query) -> None:
+        """Do it; called on another thread than `ask`, of the same query later."""
+        ...
+
+
+@runtime_checkable
 class Remembering(Protocol):
     """What a labeler may say whose model can change behind its name."""
 
@@ -223,7 +232,10 @@ class _Job:
         if leased.answered or leased.given_up:
             self._report()
         for key in leased.granted:
-            await self._ready.put((key, fresh[key][1], key in leased.failed))
+            query = fresh[key][1]
+            if isinstance(self._labeler, Preparing):
+                await self._in(self._reader, self._labeler.prepare, query)
+            await self._ready.put((key, query, key in leased.failed))
         settled = {*leased.granted, *leased.answered, *leased.given_up}
         return [i for key, (i, _) in fresh.items() if key not in settled and not self._budget.stopped_by]
 
@@ -250,18 +262,35 @@ class _Job:
         return self._ledger.lease(keys, owner=self._owner, seconds=limits.lease_s, **given_up)
 
     async def _work(self) -> None:
-        """Ask one question at a time, its reply committed before the next; once stopped, only empty the queue."""
-        while (item := await self._ready.get()) is not None:
-            key, query, failed = item
-            if not await self._budget.admit():
-                continue
-            try:
-                await self._record(key, await self._ask(query), failed_before=failed)
-            except LastReplyError as e:
-                self._outbox.append((key, e.reply))  # committed with the next, or at the end
-                await self._fail(e)
-            except Exception as e:  # raised again when what else is in flight has been recorded
-                await self._fail(e)
+        """Ask one question at a time, the reply before committed meanwhile; once stopped, only empty the queue."""
+        kept: asyncio.Task[None] | None = None
+        try:
+            while (item := await self._ready.get()) is not None:
+                key, query, failed = item
+                if not await self._budget.admit():
+                    continue
+                try:
+                    reply = await self._ask(query)
+                except LastReplyError as e:
+                    self._outbox.append((key, e.reply))  # committed with the next, or at the end
+                    await self._fail(e)
+                except Exception as e:  # raised again when what else is in flight has been recorded
+                    await self._fail(e)
+                else:
+                    if kept:
+                        await kept
+                    kept = asyncio.create_task(self._keep(key, reply, failed_before=failed))
+                    if reply.error or self._counts.trouble:
+                        await kept  # nothing more is paid for where that may end the job
+        finally:
+            if kept:
+                await kept
+
+    async def _keep(self, key: str, reply: Reply, *, failed_before: bool) -> None:
+        try:
+            await self._record(key, reply, failed_before=failed_before)
+        except Exception as e:  # raised again when what else is in flight has been recorded
+            await self._fail(e)
 
     async def _ask(self, query: Query) -> Reply:
         cost = Cost()

@@ -203,6 +203,10 @@ class OpenAI:
             **self._script.content(query),
         }
 
+    def prepare(self, query: Query) -> None:
+        """Encode the pictures, so that the message can leave as soon as there is room for it."""
+        self._encoder.prepare(query.images)
+
     async def ask(self, query: Query) -> Reply:
         """Ask in one or two calls."""
         return await compare(self, self._script, query, annotator=self.name)
@@ -243,7 +247,10 @@ class OpenAI:
             LabelerError: if the server cannot be used at all, or another model answers.
         """
         start, config = time.monotonic(), self._config
-        content = await asyncio.to_thread(self._encoder.parts, message, pictures)
+        if self._encoder.knows(pictures):
+            content = self._encoder.parts(message, pictures)
+        else:
+            content = await asyncio.to_thread(self._encoder.parts, message, pictures)
         tokens = self._most_tokens.get(stage) or guess_tokens(message, pictures) + self._tokens(stage)
         completion, url, lost = await self._answer(content, stage, query, tokens)
         cost = self._cost(completion, tokens=tokens, stage=stage, latency_s=time.monotonic() - start)

@@ -19,6 +19,8 @@ from vlmrl.errors import ConfigError, unknown
 from vlmrl.evaluate.rollout import FIRST_CURVE_SEED, rollout
 from vlmrl.learn import fit_seeds, learner
 from vlmrl.learn.cpl import compared
+from vlmrl.learn.macro import LEARNERS as CHUNKED
+from vlmrl.learn.macro import chunked
 from vlmrl.learn.stacked import stackable
 from vlmrl.learn.weighting import Sampling, weighted
 from vlmrl.nn import PolicyNetwork, product_dtype
@@ -56,6 +58,9 @@ class TrainConfig:
     """How it looks at pictures."""
     action: str = "action"
     """Column of actions to learn; action_requested: what was asked of a robot, before the safety chain."""
+    chunk: int = 1
+    """Actions in a row that bc, filtered_bc, iql, td3bc and calql take for one: policies then draw, and critics value,
+    chunks of so many. Diffusion and flow have their own (learner.horizon)."""
     labels: str | None = None
     """Run folder of vlmrl label or vlmrl run, or its labels.json, of this store: what learner=cpl is trained on."""
     sampling: Sampling = field(default_factory=Sampling)
@@ -103,6 +108,7 @@ class Training:
     tracker: TrackerName = "jsonl"
     cameras: tuple[str, ...] = ()
     sight: Sight = field(default_factory=Sight)
+    chunk: int = 1
 
     @property
     def done(self) -> bool:
@@ -122,6 +128,7 @@ class Training:
         )
         further |= {"clip_norm": self.clip_norm} if self.clip_norm else {}
         further |= {"action": self.action} if self.action != "action" else {}
+        further |= {"chunk": self.chunk} if self.chunk > 1 else {}
         if self.cameras:
             sight = {key: list(value) if isinstance(value, tuple) else value for key, value in vars(self.sight).items()}
             further |= {"cameras": list(self.cameras), "sight": sight}
@@ -150,6 +157,8 @@ class Training:
         obs = [kept(store, key)[0] for key in self.obs]
         found = store.transitions(obs, self.reward, action=self.action, cameras=self.cameras, sight=self.sight)
         found = weighted(self.sampling, found, store.episodes.source)
+        if self.chunk != 1:
+            return chunked(found, self.chunk, getattr(self.config(), "discount", 1.0))
         return compared(found, store, read_labels(self.labels)) if self.labels else found
 
 
@@ -175,6 +184,11 @@ def main(content: Mapping[str, Any], folder: Path) -> None:
         raise ConfigError(
             f"unknown reward column {config.reward!r}; have: {', '.join(sorted(store.rewards())) or 'none'}"
         )
+    if config.chunk != 1 and (name := content["learner"]["name"]) not in CHUNKED:
+        have = ", ".join(CHUNKED)
+        raise ConfigError(f"chunk={config.chunk}: learner {name!r} does not take it; those that do: {have}")
+    if config.curve_every < 1:
+        raise ConfigError(f"curve_every={config.curve_every}: at least 1 wanted; curve_episodes=0 measures nothing")
     if config.action not in ("action", *(name for name in store.columns() if name == "action_requested")):
         raise unknown("column of actions", config.action, ["action", "action_requested (of a robot's recordings)"])
     for camera in config.cameras:
@@ -210,6 +224,7 @@ def main(content: Mapping[str, Any], folder: Path) -> None:
             config.tracker,
             config.cameras,
             config.sight,
+            config.chunk,
         )
         for seed in config.seeds
     ]
@@ -277,9 +292,9 @@ def train(bundle: Sequence[Training]) -> None:
         facts |= {"encoders": encoders} if encoders else {}
         if learned.critic is not None:
             name = f"critic of {training.name}"
-            LearnedValue(learned.critic, name, training.obs, facts).save_pretrained(folder / "critic")
+            LearnedValue(learned.critic, name, training.obs, facts, training.chunk).save_pretrained(folder / "critic")
         # Last: the policy's config says that the training is done.
-        LearnedPolicy(learned.policy, training.name, training.obs, facts).save_pretrained(folder)
+        LearnedPolicy(learned.policy, training.name, training.obs, facts, training.chunk).save_pretrained(folder)
     checkpoint.unlink(missing_ok=True)
 
 
@@ -300,7 +315,7 @@ def curve(training: Training) -> Generator[Callable[[int, PolicyNetwork], Mappin
     seeds = range(FIRST_CURVE_SEED, FIRST_CURVE_SEED + training.curve_episodes)
 
     def measure(_: int, policy: PolicyNetwork) -> Mapping[str, float]:
-        done = rollout(task, LearnedPolicy(policy, training.name, training.obs), seeds, envs=envs)
+        done = rollout(task, LearnedPolicy(policy, training.name, training.obs, chunk=training.chunk), seeds, envs=envs)
         return {"success": float(done.success.mean()), "return": float(done.returns.mean())}
 
     try:

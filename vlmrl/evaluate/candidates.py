@@ -32,6 +32,7 @@ class Steering:
     """Folder or hub id."""
     samples: int = 10
     temperature: float = 0.0
+    average: bool = False
     budget_s: float | None = None
 
     def over(self, policy: SavedPolicy) -> RerankedPolicy:
@@ -46,6 +47,7 @@ class Steering:
             LearnedValue.from_pretrained(self.critic),
             samples=self.samples,
             temperature=self.temperature,
+            average=self.average,
             budget_s=float("inf") if self.budget_s is None else self.budget_s,
         )
 

@@ -33,6 +33,8 @@ class LearnedPolicy:
     keys: tuple[str, ...] = ("state",)
     facts: Mapping[str, Any] = field(default_factory=dict)
     """Data, reward and learner it was trained with; written to the card."""
+    chunk: int = 1
+    """Actions in a row that the network takes for one."""
     _chance: dict[int, np.random.Generator] = field(default_factory=dict, repr=False)
 
     @property
@@ -56,7 +58,8 @@ class LearnedPolicy:
             count = len(next(iter(observations.values())))
             return self._drawn(observations, 1, [self._chance[k] for k in range(count)])[:, 0]
         obs = self._seen(observations)
-        return in_blocks(self.actor.draw, obs, np.zeros((len(obs), *self.actor.chance), np.float32))
+        chunks = in_blocks(self.actor.draw, obs, np.zeros((len(obs), *self.actor.chance), np.float32))
+        return chunks.reshape(len(obs), -1, chunks.shape[-1] // self.chunk)
 
     def propose(
         self, observations: Mapping[str, np.ndarray], n: int, generators: Sequence[np.random.Generator]
@@ -76,7 +79,7 @@ class LearnedPolicy:
         obs, shape = self._seen(observations), self.actor.chance
         chance = np.concatenate([g.standard_normal((n, *shape), np.float32) for g in generators])
         chunks = in_blocks(self.actor.draw, np.repeat(obs, n, 0), chance)
-        return chunks.reshape(len(obs), n, *chunks.shape[1:])
+        return chunks.reshape(len(obs), n, -1, chunks.shape[-1] // self.chunk)
 
     def _seen(self, observations: Mapping[str, np.ndarray]) -> Float[np.ndarray, "B D"]:
         who = f"policy {self.name!r}"
@@ -86,6 +89,7 @@ class LearnedPolicy:
     def save_pretrained(self, folder: str | Path) -> None:
         """Write config, weights, normalisers and card."""
         config = {"name": self.name, "keys": list(self.keys), **self.actor.settings(), "facts": dict(self.facts)}
+        config |= {"chunk": self.chunk} if self.chunk > 1 else {}
         save(Path(folder), kind=self.actor.KIND, config=config, tensors=self.actor.state_dict(), card=self.card())
 
     @classmethod
@@ -94,7 +98,7 @@ class LearnedPolicy:
         config, tensors = load(folder, kind=tuple(NETWORKS))
         module, _, name = NETWORKS[config["kind"]].partition(":")
         actor = getattr(import_module(module), name).from_settings(config, tensors)
-        return cls(actor, config["name"], tuple(config["keys"]), config["facts"])
+        return cls(actor, config["name"], tuple(config["keys"]), config["facts"], config.get("chunk", 1))
 
     def card(self) -> str:
         """What a reader must know before running it on a robot."""

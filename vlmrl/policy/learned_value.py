@@ -25,6 +25,8 @@ class LearnedValue:
     keys: tuple[str, ...] = ("state",)
     facts: Mapping[str, Any] = field(default_factory=dict)
     """Data, reward and learner it was trained with; written to the card."""
+    chunk: int = 1
+    """Actions in a row that it values together."""
 
     @property
     def cameras(self) -> tuple[str, ...]:
@@ -44,19 +46,24 @@ class LearnedValue:
         latest = frozen.embedded(latest, self.keys, self.facts.get("encoders", {}))
         obs = seen(latest, self.keys, self.critic.observation, self.critic.eyes, who=f"critic {self.name!r}")
         if actions.shape[-1] != (width := len(self.critic.action.shift)):
-            raise DataError(f"critic {self.name!r} values actions of {width} numbers, found {actions.shape[-1]}")
+            several = f" ({self.chunk} actions in a row)" if self.chunk > 1 else ""
+            raise DataError(
+                f"critic {self.name!r} values actions of {width} numbers{several}, found {actions.shape[-1]}"
+            )
         return in_blocks(self.critic.value, obs, actions)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write config, weights, normalisers and card."""
         config = {"name": self.name, "keys": list(self.keys), **self.critic.settings(), "facts": dict(self.facts)}
+        config |= {"chunk": self.chunk} if self.chunk > 1 else {}
         save(Path(folder), kind=Critic.KIND, config=config, tensors=self.critic.state_dict(), card=self.card())
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> "LearnedValue":
         """Read a folder or hub repository written by `save_pretrained`."""
         config, tensors = load(folder, kind=Critic.KIND)
-        return cls(Critic.from_settings(config, tensors), config["name"], tuple(config["keys"]), config["facts"])
+        critic = Critic.from_settings(config, tensors)
+        return cls(critic, config["name"], tuple(config["keys"]), config["facts"], config.get("chunk", 1))
 
     def card(self) -> str:
         """What a reader must know before choosing actions by it."""

@@ -1,7 +1,8 @@
 """Value-guided policy steering (V-GPS, Nakamoto et al. 2024): draw several chunks, execute the one a critic likes best.
 
 Any Proposer, any ActionValue, neither of which knows of the other. The first action of each chunk is scored and the
-whole chunk of the winner kept, at every decision, as in the paper. Not in the paper: a time budget.
+whole chunk of the winner kept, at every decision, as in the paper. Not in the paper: a critic of several actions in a
+row scores that many, samples can be averaged by their values, and there is a time budget.
 
 Candidates come from the very generator that the policy would act by, so that one sample is what the policy alone draws;
 choices have a stream of their own.
@@ -15,7 +16,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int64
 
 from vlmrl.errors import ConfigError
-from vlmrl.types import ActionValue, Policy, Proposer, cameras, history
+from vlmrl.types import ActionValue, Policy, Proposer, cameras, chunk, history
 
 REST = 10
 """Calls for which the policy acts alone after one that came late."""
@@ -53,17 +54,17 @@ class _Sums:
     decisions: int = 0
     late: int = 0
     calls: int = 0
-    first: int = 0
+    first: float = 0.0
     gain: float = 0.0
     spread: float = 0.0
     seconds: float = 0.0
 
-    def add(self, values: Float[np.ndarray, "B n"], taken: Int64[np.ndarray, " B"], took_s: float) -> None:
-        """Count one ranked call."""
+    def add(self, values: Float[np.ndarray, "B n"], shares: Float[np.ndarray, "B n"], took_s: float) -> None:
+        """Count one ranked call, which executed so much of each sample."""
         self.calls += 1
         self.seconds += took_s
-        self.first += int((taken == 0).sum())
-        self.gain += float((values[np.arange(len(values)), taken] - values.mean(1)).sum())
+        self.first += float(shares[:, 0].sum())
+        self.gain += float(((values * shares).sum(1) - values.mean(1)).sum())
         self.spread += float(values.std(1).sum())
 
     def means(self) -> Choices:
@@ -90,6 +91,9 @@ class RerankedPolicy:
     """K: chunks drawn for each decision. More is not always better: a weak critic is exploited."""
     temperature: float = 0.0
     """Of the softmax over values, in their unit; 0: the highest."""
+    average: bool = False
+    """Execute the mean of all chunks, weighted by that softmax, instead of one of them: what of a sample is chance and
+    says nothing of its value cancels out. For policies whose samples lie around one way of doing the task."""
     budget_s: float = float("inf")
     """A choice that comes later is thrown away for the first sample, and the policy acts alone for a while. Nothing is
     interrupted: it is the calls after a late one that keep the budget."""
@@ -110,7 +114,8 @@ class RerankedPolicy:
         self.history = history(self.base)
         self.cameras = tuple(dict.fromkeys([*cameras(self.base), *cameras(self.critic)]))
         how = f" at temperature {self.temperature:g}" if self.temperature else ""
-        self.name = f"{self.base.name}, 1 of {self.samples} by {self.critic.name}{how}"
+        what = f"mean of {self.samples}" if self.average else f"1 of {self.samples}"
+        self.name = f"{self.base.name}, {what} by {self.critic.name}{how}"
 
     def reset(self, mask: Bool[np.ndarray, " B"], instructions: Sequence[str], generator: np.random.Generator) -> None:
         """Start an episode: chunks are drawn from the generator, choices from a child of it."""
@@ -130,22 +135,38 @@ class RerankedPolicy:
         start = self.clock()
         chunks = self._proposer.propose(observations, self.samples, [self._chance[k][0] for k in range(count)])
         if self.clock() - start <= self.budget_s:
-            values = self.critic.value(observations, chunks[:, :, 0])
+            values = self.critic.value(observations, self._scored(chunks))
             if (took := self.clock() - start) <= self.budget_s:
                 return self._chosen(chunks, values, took)
         self._sums.late += count
         self._rest = REST
         return chunks[:, 0]
 
+    def _scored(self, chunks: Float[np.ndarray, "B n h A"]) -> Float[np.ndarray, "B n _"]:
+        """What the critic values of each chunk.
+
+        Raises:
+            ConfigError: if chunks are shorter than that.
+        """
+        length = chunk(self.critic)
+        if chunks.shape[2] < length:
+            raise ConfigError(
+                f"critic {self.critic.name!r} values {length} actions in a row, policy {self.base.name!r} draws "
+                f"{chunks.shape[2]}: train one of them with another chunk"
+            )
+        return chunks[:, :, :length].reshape(*chunks.shape[:2], -1)
+
     def _chosen(
         self, chunks: Float[np.ndarray, "B n h A"], values: Float[np.ndarray, "B n"], took_s: float
     ) -> Float[np.ndarray, "B h A"]:
-        rows = np.arange(len(values))
-        uniform = np.array([self._chance[k][1].random() for k in rows.tolist()])
-        taken = choose(values, self.temperature, uniform)
-        self._sums.add(values, taken, took_s)
-        self.chosen_value = float(values[rows, taken].mean())
-        return chunks[rows, taken]
+        if self.average:
+            shares = softmax(values, self.temperature)
+        else:
+            uniform = np.array([self._chance[k][1].random() for k in range(len(values))])
+            shares = np.eye(self.samples, dtype=np.float32)[choose(values, self.temperature, uniform)]
+        self._sums.add(values, shares, took_s)
+        self.chosen_value = float((values * shares).sum(1).mean())
+        return np.einsum("bn,bnha->bha", shares, chunks).astype(chunks.dtype)
 
     @property
     def choices(self) -> Choices:
@@ -162,6 +183,13 @@ def choose(
     """
     if not temperature:
         return values.argmax(1)
-    logits = (values - values.max(1, keepdims=True)).astype(np.float64) / temperature
-    below = np.exp(logits).cumsum(1)
+    below = softmax(values, temperature).cumsum(1)
     return np.minimum((below <= uniform[:, None] * below[:, -1:]).sum(1), values.shape[1] - 1)
+
+
+def softmax(values: Float[np.ndarray, "B n"], temperature: float) -> Float[np.ndarray, "B n"]:
+    """The weights of a row's values, which sum to one; at temperature 0 all on the highest."""
+    if not temperature:
+        return np.eye(values.shape[1])[values.argmax(1)]
+    weights = np.exp((values - values.max(1, keepdims=True)).astype(np.float64) / temperature)
+    return weights / weights.sum(1, keepdims=True)
