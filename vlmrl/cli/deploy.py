@@ -93,6 +93,13 @@ class DeployConfig(Hardware):
     critic: str | None = None
     """Folder of a saved critic, by which the policy's chunks are chosen (V-GPS)."""
     samples: int = 10
+    temperature: float = 0.0
+    """Of the softmax over the critic's values; 0: the highest."""
+    average: bool = False
+    """Execute the mean of the chunks weighted by that softmax, not one of them."""
+    spread: float = 1.0
+    """Scale of the chance behind the samples: less than 1 keeps them nearer to the policy's mean, which is what a clone
+    of noisy logs is good at, and the critic where it has seen more."""
     budget_s: float = 0.015
     """Seconds that choosing may take before the policy acts alone for a while."""
     seam: str = "fade"
@@ -126,7 +133,8 @@ def main(content: Mapping[str, Any], folder: Path) -> None:
         raise ConfigError("deploy needs a policy: vlmrl deploy policy=FOLDER task=NAME (or policy=expert)")
     write_json(folder / "config.json", masked(dict(content)))
     write_json(folder / "meta.json", provenance())
-    steering = Steering(config.critic, config.samples, 0.0, config.budget_s) if config.critic else None
+    chosen = (config.samples, config.temperature, config.average, config.spread, config.budget_s)
+    steering = Steering(config.critic, *chosen) if config.critic else None
     candidate = Candidate(config.policy, steering=steering)
     task, spec = load_task(config.task), _spec(config)
     priority = max(config.priority - 1, 0)

@@ -36,11 +36,16 @@ class EvaluateConfig:
     """Another policy or method from the same initial states; differences are paired."""
     critic: Any = None
     """Folder of a saved critic: of the chunks that `policy` draws, the one is executed whose first action it values
-    (V-GPS). [A,B,C]: one for each training seed."""
+    (V-GPS), or whose first `chunk` actions, of a critic trained with chunk=N. [A,B,C]: one for each training seed."""
     samples: int = 10
     """Chunks drawn for each decision, with critic. More is not always better: a weak critic is exploited."""
     temperature: float = 0.0
     """Of the softmax over the critic's values; 0: the highest."""
+    average: bool = False
+    """Execute the mean of the chunks weighted by that softmax, not one of them."""
+    spread: float = 1.0
+    """Scale of the chance behind the samples: less than 1 keeps them nearer to the policy's mean, which is what a clone
+    of noisy logs is good at, and the critic where it has seen more."""
     budget_s: float | None = None
     """Seconds that drawing and choosing may take before the policy acts alone; results then depend on the machine."""
     episodes: int = 50
@@ -108,7 +113,8 @@ def chosen(config: EvaluateConfig) -> Mapping[str, Arm]:
     shares = [config.noise if "expert" in one or not somebody else 0.0 for one in (first, second)]
     other = arm(second, noise=shares[1], where="versus") if second else None
     steering = [
-        Steering(critic, config.samples, config.temperature, config.budget_s) for critic in listed(config.critic)
+        Steering(critic, config.samples, config.temperature, config.average, config.spread, config.budget_s)
+        for critic in listed(config.critic)
     ]
     return pair(arm(first, noise=shares[0], where="policy", steering=steering), other)
 

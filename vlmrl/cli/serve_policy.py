@@ -26,6 +26,11 @@ class ServePolicyConfig:
     """Folder or hub id of a critic that chooses among the policy's chunks."""
     samples: int = 10
     temperature: float = 0.0
+    average: bool = False
+    """Execute the mean of the chunks weighted by the softmax of their values at `temperature`, not one of them."""
+    spread: float = 1.0
+    """Scale of the chance behind the samples: less than 1 keeps them nearer to the policy's mean, which is what a clone
+    of noisy logs is good at, and the critic where it has seen more."""
     bind: str = "127.0.0.1"
     """Address to listen at; another than this machine's own needs tokens."""
     port: int = 8000
@@ -50,7 +55,8 @@ def serve(config: ServePolicyConfig) -> None:
             f"and mode 0600, or {TOKENS}. A token that fits: {new_token()}"
         )
     base = LearnedPolicy.from_pretrained(config.policy)
-    steering = Steering(config.critic, config.samples, config.temperature) if config.critic else None
+    chosen = (config.samples, config.temperature, config.average, config.spread)
+    steering = Steering(config.critic, *chosen) if config.critic else None
     candidate = Candidate(config.policy, steering=steering)
     policy = steering.over(base) if steering else base
     hashes = weights(config.policy) if steering is None else str(candidate.key())

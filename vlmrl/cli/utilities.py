@@ -71,8 +71,8 @@ def doctor() -> None:
 def serve_(settings: Annotated[list[str] | None, typer.Argument(help="key=value")] = None) -> None:
     """Serve a saved policy by the openpi websocket protocol, on this machine only unless told otherwise.
 
-    Settings: policy, critic, samples, temperature, bind, port, tokens, clients. A client of openpi connects as to any
-    server of that protocol; `vlmrl evaluate policy=ws://HOST:PORT` connects with many observations at once.
+    Settings: policy, critic, samples, temperature, average, spread, bind, port, tokens, clients. A client of openpi
+    connects as to any server of that protocol; `vlmrl evaluate policy=ws://HOST:PORT` with many observations at once.
 
     Example: vlmrl serve policy=runs/mine/policies/seed0
     """

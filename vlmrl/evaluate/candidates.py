@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from vlmrl.errors import ConfigError
 from vlmrl.evaluate.behaviour import GradedPolicy, grades
 from vlmrl.policy import (
     SERVER,
+    LearnedPolicy,
     LearnedValue,
     RemotePolicy,
     RerankedPolicy,
@@ -33,6 +34,8 @@ class Steering:
     samples: int = 10
     temperature: float = 0.0
     average: bool = False
+    spread: float = 1.0
+    """Scale of the chance behind the samples."""
     budget_s: float | None = None
 
     def over(self, policy: SavedPolicy) -> RerankedPolicy:
@@ -40,8 +43,12 @@ class Steering:
 
         Raises:
             DataError: if the critic cannot be read.
-            ConfigError: if a number makes no sense.
+            ConfigError: if a number makes no sense, or the policy's samples cannot be brought nearer to its mean.
         """
+        if self.spread != 1:
+            if not isinstance(policy, LearnedPolicy):
+                raise ConfigError(f"spread={self.spread}: policy {policy.name!r} draws by itself; leave it at 1")
+            policy = replace(policy, spread=self.spread)
         return RerankedPolicy(
             policy,
             LearnedValue.from_pretrained(self.critic),
@@ -53,7 +60,9 @@ class Steering:
 
     def key(self) -> dict[str, Any]:
         """What decides what is chosen."""
-        return {**asdict(self), "critic": weights(self.critic)}
+        own = asdict(self)
+        own = {key: own[key] for key in own if key not in ("average", "spread") or own[key] != getattr(Steering, key)}
+        return {**own, "critic": weights(self.critic)}
 
 
 @dataclass(frozen=True)

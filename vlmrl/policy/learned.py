@@ -35,6 +35,8 @@ class LearnedPolicy:
     """Data, reward and learner it was trained with; written to the card."""
     chunk: int = 1
     """Actions in a row that the network takes for one."""
+    spread: float = 1.0
+    """Scale of the chance behind proposals: at 1 they spread as the network has learned, at 0 they are all its mean."""
     _chance: dict[int, np.random.Generator] = field(default_factory=dict, repr=False)
 
     @property
@@ -56,7 +58,7 @@ class LearnedPolicy:
         """A chunk for each observation, in the data's units: of a Gaussian the mean, else one that is drawn."""
         if not self.actor.acts_without_chance:
             count = len(next(iter(observations.values())))
-            return self._drawn(observations, 1, [self._chance[k] for k in range(count)])[:, 0]
+            return self._drawn(observations, 1, [self._chance[k] for k in range(count)], 1.0)[:, 0]
         obs = self._seen(observations)
         chunks = in_blocks(self.actor.draw, obs, np.zeros((len(obs), *self.actor.chance), np.float32))
         return chunks.reshape(len(obs), -1, chunks.shape[-1] // self.chunk)
@@ -71,13 +73,13 @@ class LearnedPolicy:
         """
         if not self.actor.proposes:
             raise ConfigError(f"policy {self.name!r} is deterministic: it has no samples to choose from")
-        return self._drawn(observations, n, generators)
+        return self._drawn(observations, n, generators, self.spread)
 
     def _drawn(
-        self, observations: Mapping[str, np.ndarray], n: int, generators: Sequence[np.random.Generator]
+        self, observations: Mapping[str, np.ndarray], n: int, generators: Sequence[np.random.Generator], spread: float
     ) -> Float[np.ndarray, "B n h A"]:
         obs, shape = self._seen(observations), self.actor.chance
-        chance = np.concatenate([g.standard_normal((n, *shape), np.float32) for g in generators])
+        chance = np.concatenate([g.standard_normal((n, *shape), np.float32) for g in generators]) * np.float32(spread)
         chunks = in_blocks(self.actor.draw, np.repeat(obs, n, 0), chance)
         return chunks.reshape(len(obs), n, -1, chunks.shape[-1] // self.chunk)
 
