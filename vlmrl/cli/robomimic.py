@@ -4,7 +4,7 @@ import contextlib
 import io
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
 from typing import Annotated, Any
@@ -45,6 +45,8 @@ ALGORITHMS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "td3_bc": ("td3_bc", {}),
 }
 """By name: robomimic's algorithm, and what differs from its own defaults."""
+CHUNKED = ("bc", "bc_gmm")
+"""Those that can take several actions for one: they remember nothing from one to the next."""
 
 
 @dataclass(frozen=True)
@@ -63,12 +65,15 @@ class Config:
     lr: float | None = None
     """null: robomimic's own for the algorithm."""
     seed: int = 0
+    chunk: int = 1
+    """Actions in a row that bc and bc_gmm take for one, as learners of ours do: for critics that value so many."""
 
 
 @app.command("train")
 def train_(
     settings: Annotated[
-        list[str], typer.Argument(help="store, out, algorithm, reward, obs, updates, batch, lr, seed, as key=value")
+        list[str],
+        typer.Argument(help="store, out, algorithm, reward, obs, updates, batch, lr, seed, chunk, as key=value"),
     ],
 ) -> None:
     """Train bc, bc_gmm, bc_rnn, bc_transformer, iql or td3_bc of robomimic on a store; the result is a policy folder.
@@ -89,18 +94,19 @@ def train(config: Config) -> str:
     from tqdm import tqdm
 
     from vlmrl.policy.robomimic import RobomimicPolicy, build, library
-    from vlmrl.store import robomimic as layout
 
     if config.algorithm not in ALGORITHMS:
         raise unknown("algorithm", config.algorithm, ALGORITHMS)
     if config.updates < CHUNK or config.batch < 1:
         raise ConfigError(f"updates from {CHUNK} and batch from 1 wanted, found {config.updates}, {config.batch}")
+    if config.chunk < 1 or (config.chunk > 1 and config.algorithm not in CHUNKED):
+        raise ConfigError(f"chunk={config.chunk} with {config.algorithm}: 1, or {' or '.join(CHUNKED)} wanted")
     utils = library("utils.train_utils")
     folder, data = Path(config.out), Path(config.out) / "data.hdf5"
     if (folder / "policy").exists():
         raise ConfigError(f"{folder} holds a trained policy; choose another out=FOLDER")
     if not data.is_file():
-        print(layout.export(layout.ExportConfig(config.store, str(data), config.reward, config.obs, valid=0.0)))
+        print(_exported(config, data))
     name, differences = ALGORITHMS[config.algorithm]
     settings = _settings(name, differences, config, data)
     torch.manual_seed(config.seed)
@@ -127,9 +133,30 @@ def train(config: Config) -> str:
     model.set_eval()
     with contextlib.redirect_stdout(io.StringIO()):
         utils.save_model(model, settings, env, shapes, ckpt_path=str(folder / "model.pth"))
-    RobomimicPolicy.from_checkpoint(folder / "model.pth").save_pretrained(folder / "policy")
+    replace(RobomimicPolicy.from_checkpoint(folder / "model.pth"), chunk=config.chunk).save_pretrained(
+        folder / "policy"
+    )
     write_json(folder / "meta.json", provenance() | {"settings": vars(config)})
     return f"policy: {folder / 'policy'}; run it with: vlmrl evaluate policy={folder / 'policy'} task=NAME"
+
+
+def _exported(config: Config, data: Path) -> str:
+    """Write the file that robomimic reads; behind an episode's end its last action stands."""
+    import h5py
+    import numpy as np
+
+    from vlmrl.store import robomimic as layout
+
+    whole = data.with_suffix(".part")
+    said = layout.export(layout.ExportConfig(config.store, str(whole), config.reward, config.obs, valid=0.0))
+    with h5py.File(whole, "r+") as file:
+        for demo in file["data"].values() if config.chunk > 1 else ():
+            done = demo["actions"][:]
+            rows = np.minimum(np.arange(len(done))[:, None] + np.arange(config.chunk), len(done) - 1)
+            del demo["actions"]
+            demo["actions"] = done[rows].reshape(len(done), -1)
+    whole.replace(data)
+    return said
 
 
 def _settings(name: str, differences: Mapping[str, Any], config: Config, data: Path) -> Any:

@@ -67,6 +67,8 @@ class RobomimicPolicy:
     """Its shape metadata."""
     normaliser: Mapping[str, Mapping[str, Float32[np.ndarray, "..."]]] = field(default_factory=dict)
     """Mean and deviation by observation key, where it was trained on normalised ones."""
+    chunk: int = 1
+    """Actions in a row that the network takes for one."""
     _chance: dict[int, np.random.Generator] = field(default_factory=dict, repr=False)
     _memory: dict[int, tuple[int, Any]] = field(default_factory=dict, repr=False)
     """Of recurrent networks, by robot: steps since the start, hidden state."""
@@ -96,14 +98,15 @@ class RobomimicPolicy:
             self._chance[robot] = generator
             self._memory.pop(robot, None)
 
-    def act(self, observations: Mapping[str, np.ndarray]) -> Float[np.ndarray, "B 1 A"]:
-        """One action for each robot, as robomimic acts: with next to no noise."""
-        return np.stack([self._ask(k, one, None, self._chance[k]) for k, one in enumerate(self._seen(observations))])
+    def act(self, observations: Mapping[str, np.ndarray]) -> Float[np.ndarray, "B h A"]:
+        """One action, or chunk, for each robot, as robomimic acts: with next to no noise."""
+        made = [self._ask(k, one, None, self._chance[k]) for k, one in enumerate(self._seen(observations))]
+        return self._parted(np.stack(made))[:, 0]
 
     def propose(
         self, observations: Mapping[str, np.ndarray], n: int, generators: Sequence[np.random.Generator]
-    ) -> Float[np.ndarray, "B n 1 A"]:
-        """Actions drawn from the learned distribution, `n` for each robot.
+    ) -> Float[np.ndarray, "B n h A"]:
+        """Actions, or chunks, drawn from the learned distribution, `n` for each robot.
 
         Raises:
             ConfigError: if the network has none.
@@ -111,7 +114,10 @@ class RobomimicPolicy:
         if not hasattr(self._network, "forward_train"):
             raise ConfigError(f"policy {self.name!r} is deterministic: it has no samples to choose from")
         made = [self._ask(k, one, n, generators[k]) for k, one in enumerate(self._seen(observations))]
-        return np.stack(made)[:, :, None]
+        return self._parted(np.stack(made))
+
+    def _parted(self, made: Float[np.ndarray, "B n hA"]) -> Float[np.ndarray, "B n h A"]:
+        return made.reshape(*made.shape[:2], self.chunk, -1)
 
     def _seen(self, observations: Mapping[str, np.ndarray]) -> list[dict[str, Tensor]]:
         """Each robot's observation with a leading axis of one, normalised.
@@ -170,6 +176,7 @@ class RobomimicPolicy:
             "algorithm": self.algorithm.global_config.algo_name,
             "config": json.loads(self.config),
             "shapes": self.shapes,
+            **({"chunk": self.chunk} if self.chunk > 1 else {}),
         }
         inputs = ", ".join(self.keys)
         card = f"# {self.name}\n\nA policy trained by robomimic's {content['algorithm']} on observations: {inputs}.\n"
@@ -186,7 +193,7 @@ class RobomimicPolicy:
             normaliser.setdefault(name, {})[kind] = tensors[key].numpy()
         text = json.dumps(content["config"])
         algorithm = build(content["algorithm"], text, content["shapes"], weights)
-        return cls(algorithm, content["name"], text, content["shapes"], normaliser)
+        return cls(algorithm, content["name"], text, content["shapes"], normaliser, content.get("chunk", 1))
 
     @classmethod
     def from_checkpoint(cls, path: str | Path) -> "RobomimicPolicy":
