@@ -1,13 +1,15 @@
 """V-GPS: what a critic adds to policies that never saw it, over the number of samples and the temperature.
 
-    python benchmarks/rerank.py runs/learners/drawer_open [RUN ...] [--robomimic runs/robomimic] [--out runs/rerank]
+    python benchmarks/rerank.py TASK=FOLDER [TASK=FOLDER ...] [--out runs/rerank]
 
-A RUN is what `benchmarks/learners.py` leaves. Of each training seed, one critic (IQL's, trained on the `--reward` of
-the main job: learned or ground_truth) chooses among the actions of several policies that were cloned from the same
-logs: Gaussian cloning, diffusion and, with --robomimic, those of FOLDER/<task>/seed<k>/policy, made by `vlmrl robomimic
-train`. All from the same initial states; differences are paired by seed and initial state: from the policy alone, which
-of a Gaussian acts by its mean, and from one sample of it, which is what choosing among several begins with.
-Milliseconds are of one decision for one robot on one thread. Resumable. The figure goes to --figure.
+FOLDER holds the logs in `data`, and what was trained on them from several seeds (docs/results/rerank.md has the
+commands): `critic`, which values chunks of so many actions as the policies execute at once, `critic-first`, which
+values single actions, and policies that know nothing of a reward: `bc` (Gaussian chunks), `diffusion`, and `robomimic`
+(its Gaussian mixture). Those that are missing are left out. The critic of a seed steers the policy of that seed. All
+start from the same initial states; differences are paired by seed and initial state: from the policy alone, which of a
+Gaussian acts by its mean and of a mixture by a part's, and from one sample of it, which is what choosing among several
+begins with. Milliseconds are of one decision for one robot on one thread. Resumable. The policies of --curve are
+evaluated at every number of samples and temperature; the figure goes to --figure.
 """
 
 import os
@@ -17,8 +19,9 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import argparse
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -31,32 +34,35 @@ import matplotlib.pyplot as plt  # noqa: E402
 from vlmrl.evaluate import job, results  # noqa: E402
 from vlmrl.evaluate.candidates import Arm, Candidate, Steering  # noqa: E402
 from vlmrl.evaluate.statistics import Interval, difference, rate  # noqa: E402
-from vlmrl.runfolder import read_json  # noqa: E402
 from vlmrl.sim import Task, load_task, make  # noqa: E402
 
 SAMPLES = (1, 5, 10, 30, 50, 100)
 TEMPERATURES = (0.1, 1.0)
-"""Of the softmax over values, at TEMPERED samples; 0 is the highest value."""
-TEMPERED = 10
-POLICIES = {"bc": "policies/bc", "diffusion": "further/diffusion"}
-"""Of a run: what the table calls it, and its folder of seeds."""
+"""Of the softmax over values, at USUAL samples; 0 is the highest value."""
+USUAL = 10
+SPREAD = 0.5
+"""Of the narrower samples."""
+POLICIES = ("bc", "diffusion", "robomimic")
 
 
 def main() -> None:
     """Evaluate what is missing, then print tables and draw the curves."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", type=Path, nargs="+")
-    parser.add_argument("--reward", default="learned", choices=("learned", "ground_truth"))
-    parser.add_argument("--robomimic", type=Path)
+    parser.add_argument("runs", nargs="+", metavar="TASK=FOLDER")
+    parser.add_argument("--policies", default=",".join(POLICIES))
+    parser.add_argument("--curve", default="", help="policies whose whole curve is wanted, as bc,diffusion")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--episodes", type=int, default=20)
     parser.add_argument("--out", type=Path, default=Path("runs/rerank"))
     parser.add_argument("--figure", type=Path, default=Path("docs/results/rerank.png"))
     given = parser.parse_args()
-    found = {run: measure(run, given) for run in given.runs}
-    for run, rows in found.items():
-        print(f"\n## {run.name}\n\n{table(rows)}")
-    draw({run.name: rows for run, rows in found.items()}, given.figure)
+    runs = {task: Path(folder) for task, _, folder in (text.partition("=") for text in given.runs)}
+    found = {task: measure(task, folder, given) for task, folder in runs.items()}
+    for task, rows in found.items():
+        print(f"\n## {task}\n\n{table(rows)}")
+    curves = {task: [row for row in rows if row.policy in given.curve.split(",")] for task, rows in found.items()}
+    if any(curves.values()):
+        draw(curves, given.figure)
 
 
 class Row:
@@ -75,39 +81,50 @@ class Row:
         return int(self.how.split(",")[0].removeprefix("K="))
 
 
-def measure(run: Path, given: argparse.Namespace) -> list[Row]:
+def measure(name: str, folder: Path, given: argparse.Namespace) -> list[Row]:
     """Every policy and way of choosing."""
-    task = load_task(read_json(run / "config.json")["task"])
-    critics = [str(run / "policies" / given.reward / f"seed{k}" / "critic") for k in range(given.seeds)]
-    rows: list[Row] = []
-    for name, folders in policies(run, given).items():
-        ways = {"alone": [None] * len(folders), **steered(critics[: len(folders)])}
+    task, rows = load_task(name), list[Row]()
+    for policy in given.policies.split(","):
+        seeds = [k for k in range(given.seeds) if place(folder, policy, k).is_dir()]
+        ways: dict[str, list[Steering | None]] = {"alone": [None] * len(seeds)}
+        ways |= {how: [way(k) for k in seeds] for how, way in steered(folder, policy, given).items()}
         arms = {
-            how: Arm(how, tuple(Candidate(f, 0.0, s) for f, s in zip(folders, steers, strict=True)))
+            how: Arm(
+                how,
+                tuple(
+                    Candidate(str(place(folder, policy, k)), 0.0, steer) for k, steer in zip(seeds, steers, strict=True)
+                ),
+            )
             for how, steers in ways.items()
+            if seeds
         }
-        place = given.out / run.name / given.reward / name
-        done = job.evaluate(task, arms, job.Plan(given.episodes), place, quiet=False).rollouts
+        if not arms:
+            continue
+        done = job.evaluate(task, arms, job.Plan(given.episodes), given.out / name / policy, quiet=False).rollouts
         success = {how: results.stacked(several) for how, several in done.items()}
-        rows += [Row(name, how, success, latency(task, arm.candidates[0])) for how, arm in arms.items()]
+        rows += [Row(policy, how, success, latency(task, arm.candidates[0])) for how, arm in arms.items()]
     return rows
 
 
-def policies(run: Path, given: argparse.Namespace) -> Mapping[str, list[str]]:
-    """Folders of the seeds of each policy that is there."""
-    found = {name: [run / place / f"seed{k}" for k in range(given.seeds)] for name, place in POLICIES.items()}
-    if given.robomimic is not None:
-        found["robomimic"] = [given.robomimic / run.name / f"seed{k}" / "policy" for k in range(given.seeds)]
-    there = {name: [str(folder) for folder in folders if folder.is_dir()] for name, folders in found.items()}
-    return {name: folders for name, folders in there.items() if folders}
+def place(folder: Path, policy: str, seed: int) -> Path:
+    """The folder of a policy."""
+    return folder / policy / (f"seed{seed}/policy" if policy == "robomimic" else f"policies/seed{seed}")
 
 
-def steered(critics: Sequence[str]) -> dict[str, list[Steering]]:
+def steered(folder: Path, policy: str, given: argparse.Namespace) -> dict[str, Callable[[int], Steering]]:
     """The ways of choosing, for each seed's critic."""
-    ways = {f"K={samples}": [Steering(critic, samples) for critic in critics] for samples in SAMPLES}
-    for temperature in TEMPERATURES:
-        steers = [Steering(critic, TEMPERED, temperature) for critic in critics]
-        ways[f"K={TEMPERED}, temperature {temperature:g}"] = steers
+
+    def way(samples: int, temperature: float = 0.0, *, by: str = "critic", **more: Any) -> Callable[[int], Steering]:
+        return lambda k: Steering(str(folder / by / f"policies/seed{k}/critic"), samples, temperature, **more)
+
+    whole = policy in given.curve.split(",")
+    ways = {f"K={samples}": way(samples) for samples in (SAMPLES if whole else (1, USUAL))}
+    if whole:
+        ways |= {f"K={USUAL}, temperature {t:g}": way(USUAL, t) for t in TEMPERATURES}
+    ways[f"K={USUAL}, first action scored"] = way(USUAL, by="critic-first")
+    ways[f"K={USUAL}, mean at temperature 0.1"] = way(USUAL, 0.1, average=True)
+    if policy != "robomimic":
+        ways[f"K={USUAL}, half the spread"] = way(USUAL, spread=SPREAD)
     return ways
 
 
@@ -147,7 +164,7 @@ def draw(found: Mapping[str, Sequence[Row]], path: Path) -> None:
     figure, axes = plt.subplots(2, len(found), figsize=(4.5 * len(found), 6), sharex=True, squeeze=False)
     for column, (task, rows) in enumerate(found.items()):
         for name in dict.fromkeys(row.policy for row in rows):
-            own = [row for row in rows if row.policy == name and row.how.startswith("K=") and "temp" not in row.how]
+            own = [row for row in rows if row.policy == name and row.how.startswith("K=") and "," not in row.how]
             count = [row.samples for row in own]
             (line,) = axes[0, column].plot(count, [row.rate.estimate for row in own], "o-", label=name)
             (alone,) = (row.rate.estimate for row in rows if row.policy == name and row.how == "alone")

@@ -14,6 +14,7 @@ from tests.test_learn import bandit, constant_net
 from vlmrl.errors import ConfigError, DataError
 from vlmrl.learn import calql, diffusion, filtered_bc, flow, idql, iql, learner, sac, td3bc
 from vlmrl.learn.batch import Batch
+from vlmrl.learn.choosing import energy_score, fitted_value, parted
 from vlmrl.learn.chunks import windows
 from vlmrl.learn.macro import chunked
 from vlmrl.learn.sampling import FLOW_TIME, denoise, rounds, schedule
@@ -427,3 +428,49 @@ def test_sizes_that_do_not_fit_are_refused() -> None:
         diffusion.init(diffusion.Config(hidden=(8, 8), horizon=5, execute=2), bandit(16), generator=seeded())
     with pytest.raises(ConfigError, match=r"that 8 divides wanted, found \[12\]"):
         diffusion.init(diffusion.Config(hidden=(12, 16)), bandit(16), generator=seeded())
+
+
+def cloned(data: Transitions, updates: int) -> Any:
+    return trained("bc", learner("bc").Config(updates=updates, hidden=(32,), lr=3e-3), data)
+
+
+def graded() -> Transitions:
+    """Actions half the observation; the reward is highest where the action is large."""
+    generator = np.random.default_rng(0)
+    obs = generator.uniform(-1, 1, (600, 1)).astype(np.float32)
+    action = (obs / 2 + generator.normal(0, 0.1, obs.shape)).astype(np.float32)
+    episode = np.repeat(np.arange(60, dtype=np.int32), 10)
+    return Transitions(obs, action, action[:, 0], np.ones(600, np.float32), np.roll(obs, -1, 0), episode)
+
+
+def test_the_energy_score_is_that_of_the_formula_and_less_for_the_better_clone() -> None:
+    data = graded()
+    train, held = parted(data, 0.2, seed=0)
+    assert set(train.episode).isdisjoint(held.episode)
+    assert len(set(held.episode)) == 12
+    early, late = (energy_score(cloned(train, updates), held) for updates in (1, 400))
+    assert late < early
+    assert late == energy_score(cloned(train, 400), held)  # the same chance each time
+
+    normal = cloned(data, 1)
+    normal.draw = lambda obs, chance: chance[:, None]
+    numbers = np.random.default_rng(1).standard_normal((600, 1)).astype(np.float32)
+    score = energy_score(normal, dataclasses.replace(data, action=numbers))
+    scale = normal.action
+    # For standard normal numbers E|x - y| is 2 / sqrt(pi), of which the score is half, in the unit of the range.
+    unit = float((scale.apply_to(torch.ones(1)) - scale.apply_to(torch.zeros(1))).abs())
+    assert score / unit == pytest.approx(1 / math.sqrt(math.pi), rel=0.15)
+
+
+def test_fitted_q_evaluation_ranks_policies_as_their_returns_do() -> None:
+    data = graded()
+
+    def value(action: float) -> float:
+        policy = cloned(data, 1)
+        policy.draw = lambda obs, chance: torch.full((len(obs), 1, 1), action)
+        return fitted_value(policy, data, discount=0.5, updates=400)
+
+    low, high = value(-0.4), value(0.4)
+    # Rewards are actions in deviations: worth v / deviation now and, at discount 0.5, as much again afterwards.
+    wanted = 2 * 0.8 / float(data.reward.std())
+    assert high - low == pytest.approx(wanted, rel=0.25)

@@ -114,6 +114,8 @@ class PolicyNetwork(Protocol):
     KIND: ClassVar[str]
     """Names it in saved folders."""
     observation: Normaliser
+    action: Normaliser
+    """Brings actions to their range in the data."""
     eyes: Eyes | None
     """What makes features of pictures, which stand behind the numbers of `obs`; None where it sees none."""
     history: int

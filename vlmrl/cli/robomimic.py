@@ -156,7 +156,7 @@ def _exported(config: Config, data: Path) -> str:
             del demo["actions"]
             demo["actions"] = done[rows].reshape(len(done), -1)
     whole.replace(data)
-    return said
+    return said.replace(whole.name, data.name)
 
 
 def _settings(name: str, differences: Mapping[str, Any], config: Config, data: Path) -> Any:

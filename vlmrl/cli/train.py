@@ -1,5 +1,6 @@
 """`vlmrl train`: train one learner on one reward column of a store, for one or several seeds."""
 
+import json
 import os
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -18,6 +19,7 @@ from vlmrl.encoder import DualEncoder
 from vlmrl.errors import ConfigError, unknown
 from vlmrl.evaluate.rollout import FIRST_CURVE_SEED, rollout
 from vlmrl.learn import fit_seeds, learner
+from vlmrl.learn.choosing import Rule, energy_score, fitted_value, parted
 from vlmrl.learn.cpl import compared
 from vlmrl.learn.macro import LEARNERS as CHUNKED
 from vlmrl.learn.macro import chunked
@@ -76,6 +78,12 @@ class TrainConfig:
     curve_episodes: int = 10
     workers: int = 0
     """Processes side by side, one thread each; 0: as many as there are processors."""
+    choose: Rule = "last"
+    """last: the last weights are the policy, nothing is chosen. held_out, fqe: beside them the best of the moments each
+    `curve_every` updates is kept in the folder `best`, by how well it imitates episodes that were held out, or by its
+    value from their first observations as fitted Q evaluation estimates it; never by success."""
+    held_out: float = 0.1
+    """Share of the episodes that choose=held_out keeps from training."""
     tracker: TrackerName = "jsonl"
     """Where figures go besides metrics.jsonl: tensorboard (event files beside it), or wandb (settings in its own
     environment variables)."""
@@ -109,6 +117,8 @@ class Training:
     cameras: tuple[str, ...] = ()
     sight: Sight = field(default_factory=Sight)
     chunk: int = 1
+    choose: Rule = "last"
+    held_out: float = 0.1
 
     @property
     def done(self) -> bool:
@@ -129,6 +139,7 @@ class Training:
         further |= {"clip_norm": self.clip_norm} if self.clip_norm else {}
         further |= {"action": self.action} if self.action != "action" else {}
         further |= {"chunk": self.chunk} if self.chunk > 1 else {}
+        further |= {"held_out": self.held_out} if self.choose == "held_out" else {}
         if self.cameras:
             sight = {key: list(value) if isinstance(value, tuple) else value for key, value in vars(self.sight).items()}
             further |= {"cameras": list(self.cameras), "sight": sight}
@@ -189,6 +200,10 @@ def main(content: Mapping[str, Any], folder: Path) -> None:
         raise ConfigError(f"chunk={config.chunk}: learner {name!r} does not take it; those that do: {have}")
     if config.curve_every < 1:
         raise ConfigError(f"curve_every={config.curve_every}: at least 1 wanted; curve_episodes=0 measures nothing")
+    if config.choose != "last" and config.cameras:
+        raise ConfigError(f"choose={config.choose}: the rules look at numbers alone; leave cameras out")
+    if config.choose == "fqe" and config.reward is None:
+        raise ConfigError("choose=fqe values policies by a reward column: reward=COLUMN")
     if config.action not in ("action", *(name for name in store.columns() if name == "action_requested")):
         raise unknown("column of actions", config.action, ["action", "action_requested (of a robot's recordings)"])
     for camera in config.cameras:
@@ -225,11 +240,15 @@ def main(content: Mapping[str, Any], folder: Path) -> None:
             config.cameras,
             config.sight,
             config.chunk,
+            config.choose,
+            config.held_out,
         )
         for seed in config.seeds
     ]
     train_all(trainings, workers=config.workers, together=config.together)
     print(f"{len(trainings)} policies in {folder / 'policies'}; run one with: vlmrl evaluate policy=FOLDER")
+    if config.choose != "last":
+        print(f"the best of each by {config.choose}, apart: vlmrl evaluate policy=FOLDER/best versus=FOLDER")
 
 
 def train_all(trainings: Sequence[Training], *, workers: int, together: bool = True) -> None:
@@ -268,34 +287,78 @@ def train(bundle: Sequence[Training]) -> None:
     checkpoint = folders[0] / "training.safetensors"
     if not first.resume:
         checkpoint.unlink(missing_ok=True)
-    config, transitions = first.config(), [training.transitions() for training in bundle]
+    config, data = first.config(), [training.transitions() for training in bundle]
+    unseen = data
+    if first.choose == "held_out":
+        data, unseen = zip(*(parted(own, first.held_out, seed=0) for own in data), strict=True)
+    facts = [told(training, own, beside=len(bundle) - 1) for training, own in zip(bundle, data, strict=True)]
     with ExitStack() as stack:
+        curves = [stack.enter_context(curve(training)) for training in bundle]
         trained = fit_seeds(
             first.learner["name"],
-            transitions,
+            data,
             config,
             seeds=[training.seed for training in bundle],
             metrics=[stack.enter_context(metrics(training)) for training in bundle],
             every=first.curve_every,
-            at=[stack.enter_context(curve(training)) for training in bundle],
+            at=[chosen(*each) for each in zip(bundle, unseen, facts, curves, strict=True)],
             clip_norm=first.clip_norm,
             kept=checkpoint,
             facts={"trainings": [training.facts() for training in bundle]},
             quiet=True,
         )
-    products = str(product_dtype(getattr(config, "precision", "float32")))
-    for training, data, learned, folder in zip(bundle, transitions, trained, folders, strict=True):
-        facts = training.facts() | {"transitions": len(data), "products": products, "beside": len(bundle) - 1}
-        facts |= {"columns": {k: Store.open(training.store).attributes.get(k, {}) for k in training.columns}}
-        store = Store.open(training.store)
-        encoders = dict(pair for key in training.obs for pair in kept(store, key)[1].items())
-        facts |= {"encoders": encoders} if encoders else {}
+    for training, learned, own, folder in zip(bundle, trained, facts, folders, strict=True):
         if learned.critic is not None:
             name = f"critic of {training.name}"
-            LearnedValue(learned.critic, name, training.obs, facts, training.chunk).save_pretrained(folder / "critic")
+            LearnedValue(learned.critic, name, training.obs, own, training.chunk).save_pretrained(folder / "critic")
         # Last: the policy's config says that the training is done.
-        LearnedPolicy(learned.policy, training.name, training.obs, facts, training.chunk).save_pretrained(folder)
+        LearnedPolicy(learned.policy, training.name, training.obs, own, training.chunk).save_pretrained(folder)
     checkpoint.unlink(missing_ok=True)
+
+
+def told(training: Training, data: Transitions, *, beside: int) -> dict[str, Any]:
+    """What a saved policy says of its training."""
+    store, precision = Store.open(training.store), getattr(training.config(), "precision", "float32")
+    encoders = dict(pair for key in training.obs for pair in kept(store, key)[1].items())
+    return {
+        **training.facts(),
+        "transitions": len(data),
+        "products": str(product_dtype(precision)),
+        "beside": beside,
+        "columns": {name: store.attributes.get(name, {}) for name in training.columns},
+        **({"encoders": encoders} if encoders else {}),
+    }
+
+
+def chosen(
+    training: Training,
+    unseen: Transitions,
+    facts: Mapping[str, Any],
+    measure: Callable[[int, PolicyNetwork], Mapping[str, float]] | None,
+) -> Callable[[int, PolicyNetwork], Mapping[str, float]] | None:
+    """What measures a policy under way, and keeps the best by the rule, if there is one, in the folder `best`."""
+    if training.choose == "last":
+        return measure
+    folder = Path(training.folder) / "best"
+    path, score, discount = folder / "config.json", float("-inf"), getattr(training.config(), "discount", 0.99)
+    if path.is_file() and (before := read_json(path)["facts"]).items() >= json.loads(json.dumps(facts)).items():
+        score = before["chosen"]["score"]
+
+    def at(update: int, policy: PolicyNetwork) -> Mapping[str, float]:
+        nonlocal score
+        found = (
+            -energy_score(policy, unseen)
+            if training.choose == "held_out"
+            else fitted_value(policy, unseen, discount=discount)
+        )
+        if found > score:
+            score = found
+            own = {**facts, "chosen": {"by": training.choose, "update": update, "score": found}}
+            name = f"{training.name}, best by {training.choose}"
+            LearnedPolicy(policy, name, training.obs, own, training.chunk).save_pretrained(folder)
+        return {**(measure(update, policy) if measure else {}), training.choose: found}
+
+    return at
 
 
 def metrics(training: Training) -> AbstractContextManager[Metrics]:
