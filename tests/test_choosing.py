@@ -5,15 +5,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny_clip
 
 from tests.test_autoreset import store_of, walk
 from vlmrl.cli import jobs, train
 from vlmrl.config import compose
-from vlmrl.errors import ConfigError
+from vlmrl.errors import ConfigError, DataError
 from vlmrl.learn.choosing import fitted_value
-from vlmrl.policy import LearnedPolicy, LearnedValue
+from vlmrl.policy import LearnedPolicy, LearnedValue, RerankedPolicy
 from vlmrl.runfolder import Metrics, read_json
 from vlmrl.store import Store
+from vlmrl.types import Episode
 
 
 @pytest.fixture
@@ -79,3 +81,51 @@ def test_several_actions_stand_for_one(store: Store, tmp_path: Path) -> None:
 def test_what_makes_no_sense_is_refused(store: Store, tmp_path: Path, settings: list[str], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         trained(store, tmp_path / "run", *settings)
+
+
+def test_a_sentence_decides_what_is_done_and_how_much_it_is_worth(tmp_path: Path) -> None:
+    clip = tiny_clip.build("clip", tmp_path / "clip")
+    generator, sentences = np.random.default_rng(0), ("to open it", "to close it")
+    store, episodes = Store.create(tmp_path / "store"), []
+    for k in range(20):
+        towards = (0.6, -0.6)[k % 2]
+        action = generator.uniform(-1, 1, (12, 1)).astype(np.float32)
+        has = np.arange(12) < 11
+        one = Episode(
+            action=np.where(has[:, None], towards + 0.1 * action, 0).astype(np.float32),
+            obs={"state": walk(generator).astype(np.float32)},
+            time=np.arange(12) / 10,
+            has_action=has,
+            has_next=has.copy(),
+            terminated=False,
+            truncated=True,
+            id=f"e{k}",
+            task="walk",
+            instruction=sentences[k % 2],
+            source="test",
+        )
+        episodes.append(one)
+    store.append(episodes)
+    towards = np.repeat(np.tile([0.6, -0.6], 10), 12)
+    has_next = np.tile(np.arange(12) < 11, 20)
+    worth = np.where(has_next, towards * store.column("action")[:, 0], np.nan).astype(np.float32)
+    store.add_reward("r", worth, np.where(has_next, 0, np.nan).astype(np.float32), {"rewarder": "test"})
+    seen = f"obs=[state,sentence/{clip}]"
+    settings = ("reward=r", "learner.updates=150", "learner.hidden=[32]", "learner.lr=3e-3", "learner.compile=never")
+    folder = trained(store, tmp_path / "run", "learner=iql", seen, "learner.discount=0.0", *settings)
+    policy, critic = LearnedPolicy.from_pretrained(folder), LearnedValue.from_pretrained(folder / "critic")
+    assert policy.facts["encoders"].keys() == {str(clip)}
+    state = {"state": np.zeros((2, 3), np.float32)}
+    policy.reset(np.ones(2, np.bool_), sentences, generator)
+    done = policy.act(state)[:, 0, 0]
+    assert done[0] > 0.3
+    assert done[1] < -0.3
+    policy.spread = 4.0
+    steered = RerankedPolicy(policy, critic, samples=30)
+    steered.reset(np.ones(2, np.bool_), sentences, generator)
+    best = steered.act(state)[:, 0, 0]
+    assert best[0] > best[1]
+    with pytest.raises(DataError, match="needs observation 'instructions'"):
+        critic.value(state, np.zeros((2, 1, 1), np.float32))
+    with pytest.raises(ConfigError, match="sentences stand last"):
+        trained(store, tmp_path / "wrong", "learner=bc", f"obs=[sentence/{clip},state]")

@@ -14,6 +14,10 @@ PREFIX = "image/"
 """Observations of cameras are named `image/<camera>`: uint8 RGB, (B, H, W, 3), as the camera gives them."""
 EMBEDDING = "embedding/"
 """Observations that a frozen encoder makes of pictures are named `embedding/<encoder>/<camera>`."""
+SENTENCE = "sentence/"
+"""Observations that a frozen encoder makes of the task's sentence are named `sentence/<encoder>`."""
+INSTRUCTIONS = "instructions"
+"""Under which name each robot's sentence stands among observations."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +77,11 @@ def embedding(key: str) -> tuple[str, str] | None:
     if not encoder or not camera:
         raise ConfigError(f"embedding/ENCODER/CAMERA wanted (embedding/seen/judge), found {key!r}")
     return encoder, camera
+
+
+def sentence(key: str) -> str | None:
+    """Encoder of a key `sentence/ENCODER`, else None."""
+    return key.removeprefix(SENTENCE) if key.startswith(SENTENCE) and key != SENTENCE else None
 
 
 def axes(key: str, value: np.ndarray) -> int:

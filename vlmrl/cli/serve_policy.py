@@ -9,7 +9,7 @@ from vlmrl.deploy.policy_server import Limits, PolicyServer
 from vlmrl.errors import ConfigError
 from vlmrl.evaluate.candidates import Candidate, Steering, weights
 from vlmrl.policy import LearnedPolicy
-from vlmrl.sight import PREFIX, embedding, named
+from vlmrl.sight import PREFIX, embedding, named, sentence
 from vlmrl.types import cameras
 
 TOKENS = "VLMRL_SERVE_TOKENS"
@@ -60,6 +60,8 @@ def serve(config: ServePolicyConfig) -> None:
     candidate = Candidate(config.policy, steering=steering)
     policy = steering.over(base) if steering else base
     hashes = weights(config.policy) if steering is None else str(candidate.key())
+    if said := [key for key in base.keys if sentence(key)]:
+        raise ConfigError(f"policy {base.name!r} sees {said[0]!r}: policies of sentences are not served yet")
     numbers = dict.fromkeys(named(key)[0] for key in base.keys if not embedding(key))
     keys = [*numbers, *(f"{PREFIX}{camera}" for camera in cameras(policy))]
     server = PolicyServer(policy, keys, weights=hashes, tokens=tokens, limits=Limits(clients=config.clients))

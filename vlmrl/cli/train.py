@@ -27,8 +27,9 @@ from vlmrl.learn.stacked import stackable
 from vlmrl.learn.weighting import Sampling, weighted
 from vlmrl.nn import PolicyNetwork, product_dtype
 from vlmrl.policy import LearnedPolicy, LearnedValue
+from vlmrl.policy.frozen import text_vector
 from vlmrl.runfolder import Metrics, masked, provenance, read_json, write_json
-from vlmrl.sight import EMBEDDING, Sight, embedding
+from vlmrl.sight import EMBEDDING, Sight, embedding, sentence
 from vlmrl.sim import load_task, make
 from vlmrl.store import Store
 from vlmrl.store.autoreset import autoresets
@@ -53,7 +54,8 @@ class TrainConfig:
     """One policy each."""
     obs: tuple[str, ...] = ("state",)
     """Observation keys that the policy sees, whole or in part: state:0:4 is its first four numbers.
-    embedding/ENCODER/CAMERA is what a frozen encoder makes of a camera's pictures (seen: the built-in judge)."""
+    embedding/ENCODER/CAMERA is what a frozen encoder makes of a camera's pictures (seen: the built-in judge);
+    sentence/ENCODER, named last, what it makes of an episode's sentence: for stores of several tasks."""
     cameras: tuple[str, ...] = ()
     """Cameras whose pictures it sees too (bc, filtered_bc, diffusion, flow, iql, calql)."""
     sight: Sight = field(default_factory=Sight)
@@ -165,8 +167,9 @@ class Training:
     def transitions(self) -> Transitions:
         """What is learned from."""
         store = Store.open(self.store)
-        obs = [kept(store, key)[0] for key in self.obs]
+        obs = [kept(store, key)[0] for key in self.obs if not sentence(key)]
         found = store.transitions(obs, self.reward, action=self.action, cameras=self.cameras, sight=self.sight)
+        found = spoken(found, store, [encoder for key in self.obs if (encoder := sentence(key))])
         found = weighted(self.sampling, found, store.episodes.source)
         if self.chunk != 1:
             return chunked(found, self.chunk, getattr(self.config(), "discount", 1.0))
@@ -178,11 +181,22 @@ def kept(store: Store, key: str) -> tuple[str, Mapping[str, str]]:
 
     Embeddings that the store lacks are made and kept.
     """
+    if encoder := sentence(key):
+        return key, {encoder: DualEncoder.load(encoder).fingerprint}
     if (found := embedding(key)) is None:
         return key, {}
     encoder = DualEncoder.load(found[0])
     embeddings(store, found[1], encoder)
     return f"{EMBEDDING}{column(encoder, found[1])}", {found[0]: encoder.fingerprint}
+
+
+def spoken(found: Transitions, store: Store, encoders: Sequence[str]) -> Transitions:
+    """The transitions with what encoders make of each episode's sentence, behind the other numbers."""
+    for encoder in encoders:
+        vectors = np.stack([text_vector(encoder, text) for text in store.episodes.instruction])[found.episode]
+        obs, after = (np.concatenate([column, vectors], 1) for column in (found.obs, found.next_obs))
+        found = replace(found, obs=obs, next_obs=after)
+    return found
 
 
 def main(content: Mapping[str, Any], folder: Path) -> None:
@@ -200,6 +214,8 @@ def main(content: Mapping[str, Any], folder: Path) -> None:
         raise ConfigError(f"chunk={config.chunk}: learner {name!r} does not take it; those that do: {have}")
     if config.curve_every < 1:
         raise ConfigError(f"curve_every={config.curve_every}: at least 1 wanted; curve_episodes=0 measures nothing")
+    if sorted(config.obs, key=lambda key: sentence(key) is not None) != list(config.obs):
+        raise ConfigError(f"obs={list(config.obs)}: sentences stand last")
     if config.choose != "last" and config.cameras:
         raise ConfigError(f"choose={config.choose}: the rules look at numbers alone; leave cameras out")
     if config.choose == "fqe" and config.reward is None:

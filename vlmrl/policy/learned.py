@@ -14,6 +14,7 @@ from vlmrl.errors import ConfigError
 from vlmrl.nn import PolicyNetwork
 from vlmrl.policy import frozen
 from vlmrl.policy.block import in_blocks, seen
+from vlmrl.sight import INSTRUCTIONS, sentence
 
 NETWORKS = {
     "actor policy": "vlmrl.nn:Actor",
@@ -38,6 +39,7 @@ class LearnedPolicy:
     spread: float = 1.0
     """Scale of the chance behind proposals: at 1 they spread as the network has learned, at 0 they are all its mean."""
     _chance: dict[int, np.random.Generator] = field(default_factory=dict, repr=False)
+    _sentence: dict[int, str] = field(default_factory=dict, repr=False)
 
     @property
     def history(self) -> int:
@@ -51,8 +53,10 @@ class LearnedPolicy:
         return tuple(dict.fromkeys([*seen_through, *frozen.cameras(self.keys)]))
 
     def reset(self, mask: Bool[np.ndarray, " B"], instructions: Sequence[str], generator: np.random.Generator) -> None:
-        """Take each starting robot's chance from the generator."""
-        self._chance |= dict.fromkeys(np.flatnonzero(mask).tolist(), generator)
+        """Take each starting robot's chance from the generator, and what it is to do."""
+        starting = np.flatnonzero(mask).tolist()
+        self._chance |= dict.fromkeys(starting, generator)
+        self._sentence |= {k: instructions[k] for k in starting if k < len(instructions)}
 
     def act(self, observations: Mapping[str, np.ndarray]) -> Float[np.ndarray, "B h A"]:
         """A chunk for each observation, in the data's units: of a Gaussian the mean, else one that is drawn."""
@@ -85,6 +89,9 @@ class LearnedPolicy:
 
     def _seen(self, observations: Mapping[str, np.ndarray]) -> Float[np.ndarray, "B D"]:
         who = f"policy {self.name!r}"
+        if any(map(sentence, self.keys)) and INSTRUCTIONS not in observations:
+            count = len(next(iter(observations.values())))
+            observations = {**observations, INSTRUCTIONS: np.array([self._sentence[k] for k in range(count)])}
         observations = frozen.embedded(observations, self.keys, self.facts.get("encoders", {}))
         return seen(observations, self.keys, self.actor.observation, self.actor.eyes, who=who)
 

@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int64
 
 from vlmrl.errors import ConfigError
+from vlmrl.sight import INSTRUCTIONS
 from vlmrl.types import ActionValue, Policy, Proposer, cameras, chunk, history
 
 REST = 10
@@ -99,6 +100,7 @@ class RerankedPolicy:
     interrupted: it is the calls after a late one that keep the budget."""
     clock: Callable[[], float] = time.perf_counter
     _chance: dict[int, tuple[np.random.Generator, np.random.Generator]] = field(default_factory=dict, repr=False)
+    _sentence: dict[int, str] = field(default_factory=dict, repr=False)
     _sums: _Sums = field(default_factory=_Sums, repr=False)
     _rest: int = 0
     chosen_value: float | None = None
@@ -121,7 +123,9 @@ class RerankedPolicy:
         """Start an episode: chunks are drawn from the generator, choices from a child of it."""
         self.base.reset(mask, instructions, generator)
         (choosing,) = generator.spawn(1)
-        self._chance |= dict.fromkeys(np.flatnonzero(mask).tolist(), (generator, choosing))
+        starting = np.flatnonzero(mask).tolist()
+        self._chance |= dict.fromkeys(starting, (generator, choosing))
+        self._sentence |= {k: instructions[k] for k in starting if k < len(instructions)}
 
     def act(self, observations: Mapping[str, np.ndarray]) -> Float[np.ndarray, "B h A"]:
         """The chosen chunk of each robot, whole."""
@@ -135,7 +139,8 @@ class RerankedPolicy:
         start = self.clock()
         chunks = self._proposer.propose(observations, self.samples, [self._chance[k][0] for k in range(count)])
         if self.clock() - start <= self.budget_s:
-            values = self.critic.value(observations, self._scored(chunks))
+            told = np.array([self._sentence.get(k, "") for k in range(count)])
+            values = self.critic.value({**observations, INSTRUCTIONS: told}, self._scored(chunks))
             if (took := self.clock() - start) <= self.budget_s:
                 return self._chosen(chunks, values, took)
         self._sums.late += count
