@@ -20,6 +20,7 @@ from vlmrl.evaluate.rollout import evaluation_seeds, rollout
 from vlmrl.learn import LEARNERS, PICTURES, Learned, bc, fit, fit_seeds, learner
 from vlmrl.learn.batch import sample, windows
 from vlmrl.learn.looking import augmented, look, read_ahead
+from vlmrl.learn.macro import chunked
 from vlmrl.policy import LearnedPolicy, LearnedValue, RerankedPolicy, frozen
 from vlmrl.policy.block import centred
 from vlmrl.runfolder import Metrics
@@ -261,6 +262,10 @@ def test_pictures_of_the_next_row_and_of_earlier_ones_stand_where_they_belong() 
     assert torch.equal(after, now + 1)
     assert torch.equal(before, (row - 1).clamp(min=0))
     assert torch.equal(seen[:, :, 1], seen[:, :, -1])
+    chunks = chunked(data, 4, 0.9)
+    assert len(chunks) == 37
+    batch = next(sample(chunks, chunks.reward, 16, generator=seeded()))
+    assert torch.equal(batch.next_obs[:, -1], batch.obs[:, -1] + 4)
     bc_batch = next(sample(data, data.reward, 16, generator=seeded(), bootstraps=False))
     assert bc_batch.next_obs.shape == (16, 1)
     gap = dataclasses.replace(

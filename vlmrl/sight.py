@@ -61,9 +61,11 @@ class Pictures:
     cameras: tuple[str, ...]
     sight: Sight
     row: Int64[np.ndarray, " N"]
-    """Row of the store of each transition; its next observation is the row after."""
+    """Row of the store of each transition."""
     read: Callable[[str, Int64[np.ndarray, " n"]], UInt8[np.ndarray, "n H W 3"]]
     """A camera's pictures at rows of the store, brought to the sight's size; where a row has none, the one before."""
+    step: int = 1
+    """Rows from a transition's observation to its next."""
 
     def __getitem__(self, rows: np.ndarray) -> "Pictures":
         return replace(self, row=self.row[rows])

@@ -65,13 +65,14 @@ def sample(
     ]
     table, widths = torch.cat(columns, 1), [column.shape[1] for column in columns]
     around = torch.from_numpy(windows(transitions, history - 1, 0)) if history > 1 else None
+    step = transitions.pictures.step if transitions.pictures else 0
 
     def batch(rows: Int64[Tensor, " B"], own: torch.Generator) -> Batch:
         obs_, next_obs, action_, reward_, mask, *rest = table[rows].split(widths, 1)
         if around is not None:
             obs_ = columns[0][around[rows]]
         obs_ = shown(transitions, obs_, rows if around is None else around[rows], own).flatten(1)
-        next_obs = shown(transitions, next_obs, rows, own, after=1) if bootstraps else next_obs
+        next_obs = shown(transitions, next_obs, rows, own, after=step) if bootstraps else next_obs
         return Batch(obs_, action_, reward_[:, 0], mask[:, 0], next_obs, *(one[:, 0] for one in rest))
 
     yield from drawn(transitions, size, batch, generator=generator)

@@ -23,25 +23,25 @@ def chunked(transitions: Transitions, length: int, discount: float) -> Transitio
     learner multiplies itself; the next observation is the one after the chunk.
 
     Raises:
-        ConfigError: if pictures are to be seen, or the length makes no sense.
+        ConfigError: if the length makes no sense.
         DataError: if no episode is that long.
     """
     if length < 1:
         raise ConfigError(f"chunk {length} given; wanted at least 1")
     if length == 1:
         return transitions
-    if transitions.pictures is not None:
-        raise ConfigError(f"chunk={length}: chunks of single-action learners are of numbers alone; leave cameras out")
     around = windows(transitions, 0, length - 1)
     whole = np.flatnonzero(around[:, -1] - np.arange(len(around)) == length - 1)
     if not len(whole):
         raise DataError(f"chunk={length}: no episode has {length} actions without a gap")
     rows, last = around[whole], around[whole, -1]
     decay = (discount ** np.arange(length)).astype(np.float32)
+    taken = transitions.take(whole)
     return replace(
-        transitions.take(whole),
+        taken,
         action=transitions.action[rows].reshape(len(rows), -1),
         reward=transitions.reward[rows] @ decay,
         mask=transitions.mask[last] * decay[-1],
         next_obs=transitions.next_obs[last],
+        pictures=replace(taken.pictures, step=length) if taken.pictures else None,
     )
