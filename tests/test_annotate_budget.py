@@ -91,12 +91,41 @@ def test_half_a_limit_is_refused():
 def test_a_stop_is_noticed_by_whoever_waits_for_it():
     async def go():
         budget = Budget(Limits(max_seconds=1000.0), calls_per_question=1)
-        waiting = asyncio.create_task(budget.stopped())
+        waiting = asyncio.create_task(budget.cut())
         await asyncio.sleep(0)
+        await budget.stop("max_calls")
+        await asyncio.sleep(0)
+        assert not waiting.done()  # what is in flight may finish
         await budget.stop("interrupt")
-        return await waiting
+        await waiting
+        await budget.stop("max_calls")
+        return budget.stopped_by
 
     assert asyncio.run(go()) == "interrupt"
+
+
+def test_tries_are_repeated_while_there_is_room():
+    async def go():
+        budget = Budget(Limits(max_calls=10, max_cost_usd=1.0), calls_per_question=2)
+        assert await budget.admit()
+        await budget.settle(Cost(2, usd=0.2))
+        assert await budget.admit()
+        assert await budget.admit()
+        found = [budget.may_retry(Cost(calls)) for calls in (1, 4, 5)]  # two spent, two times two in flight
+        found += [budget.may_retry(Cost(1, usd=usd)) for usd in (0.4, 0.5)]
+        await budget.stop("interrupt")
+        return [*found, budget.may_retry(Cost())]
+
+    assert asyncio.run(go()) == [True, True, False, True, False, False]
+
+
+def test_a_guess_stands_for_what_no_question_has_told():
+    async def go(usd):
+        budget = Budget(Limits(max_cost_usd=0.2), calls_per_question=1)
+        return await budget.admit(lambda: Cost(1, usd=usd)), budget.stopped_by
+
+    assert asyncio.run(go(0.15)) == (True, "")
+    assert asyncio.run(go(0.3)) == (False, "max_cost_usd")
 
 
 def test_an_estimate_is_the_mean_with_students_interval():

@@ -458,3 +458,16 @@ def test_a_labeler_that_prepares_does_so_on_another_thread_before_the_question(l
             return await super().ask(query)
 
     assert run(draw(store, 12), Prepared(), ledger, store, concurrency=4).asked == 12
+
+
+def test_what_is_paid_is_written_although_its_worker_is_cut_behind_a_slow_commit(ledger, store, monkeypatch):
+    labeler, record = FakeLabeler(), Ledger.record
+
+    def slowly(self, replies, **settings):
+        time.sleep(0.6)
+        return record(self, replies, **settings)
+
+    monkeypatch.setattr(Ledger, "record", slowly)
+    report = run(draw(store, 40), labeler, ledger, store, concurrency=2, max_seconds=0.3, grace_s=0.1)
+    assert report.stopped_by == "max_seconds"
+    assert report.asked == len(labeler.asked) == sum(report.verdicts.values()) > 2

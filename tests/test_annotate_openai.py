@@ -296,9 +296,11 @@ def test_a_storm_of_500_ends_the_job_keeps_what_was_answered_and_a_later_run_ask
     assert (report.cached, report.asked, report.verdicts["a"]) == (6, 14, 20)
 
 
-def test_a_question_that_the_server_rejects_does_not_end_the_job_and_is_not_retried(ledger):
+@pytest.mark.parametrize("odd", [(400, "picture too odd"), (403, "the input was flagged by moderation")])
+def test_a_question_that_the_server_rejects_does_not_end_the_job_and_is_not_retried(ledger, odd):
     def answer(request, number):
-        return Answer("picture too odd", 400) if number == 4 else Answer("Fine." if has_picture(request) else "0")
+        status, said = odd
+        return Answer(said, status) if number == 4 else Answer("Fine." if has_picture(request) else "0")
 
     with serve(answer) as server:
         report = run(server, ledger, limits=Limits(concurrency=1))

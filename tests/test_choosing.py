@@ -75,6 +75,7 @@ def test_several_actions_stand_for_one(store: Store, tmp_path: Path) -> None:
         (["learner=bc", "choose=fqe"], "choose=fqe values policies by a reward column"),
         (["learner=bc", "choose=held_out", "held_out=1.5"], "wanted a share of the episodes between 0 and 1"),
         (["learner=bc", "chunk=0"], "wanted at least 1"),
+        (["learner=calql", "chunk=2"], "learner 'calql' does not take it"),
         (["learner=bc", "curve_every=0"], "at least 1 wanted"),
     ],
 )
@@ -129,3 +130,15 @@ def test_a_sentence_decides_what_is_done_and_how_much_it_is_worth(tmp_path: Path
         critic.value(state, np.zeros((2, 1, 1), np.float32))
     with pytest.raises(ConfigError, match="sentences stand last"):
         trained(store, tmp_path / "wrong", "learner=bc", f"obs=[sentence/{clip},state]")
+
+
+def test_a_run_of_other_settings_is_not_taken_for_this_one(store: Store, tmp_path: Path) -> None:
+    folder = trained(store, tmp_path / "run", "learner=bc", "chunk=3")
+    assert LearnedPolicy.from_pretrained(folder).chunk == 3
+    assert LearnedPolicy.from_pretrained(trained(store, tmp_path / "run", "learner=bc")).chunk == 1
+    trained(store, tmp_path / "run", "learner=bc", "choose=held_out")
+    assert (folder / "best" / "config.json").is_file()
+    facts = LearnedPolicy.from_pretrained(folder).facts
+    assert facts["held_out"] == 0.1
+    trained(store, tmp_path / "run", "learner=bc")
+    assert "held_out" not in LearnedPolicy.from_pretrained(folder).facts

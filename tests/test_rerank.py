@@ -126,6 +126,21 @@ def test_the_mean_of_chunks_is_weighted_by_the_softmax_of_their_values() -> None
     np.testing.assert_array_equal(softmax(np.array([[1.0, 3.0, 2.0]]), 0.0), [[0, 1, 0]])
 
 
+def test_what_is_not_chosen_spoils_nothing() -> None:
+    class Broken(Numbered):
+        def propose(self, observations: Mapping[str, np.ndarray], n: int, generators: Sequence[object]) -> np.ndarray:
+            chunks = super().propose(observations, n, generators)
+            chunks[:, 1] = np.nan
+            return chunks
+
+    vetoed = Lookup(lambda a: np.where(np.isnan(a[..., 0]), -np.inf, a[..., 0]))
+    for average in (False, True):
+        policy = RerankedPolicy(Broken(), vetoed, samples=3, temperature=0.01, average=average)
+        reset(policy, 2)
+        np.testing.assert_allclose(policy.act(seen(2))[..., 0], 2)
+        assert policy.chosen_value == pytest.approx(2)
+
+
 def test_a_choice_at_random_leaves_the_policy_s_distribution_as_it_is() -> None:
     """Equal values at any temperature choose uniformly, so actions are distributed as the policy's own samples."""
     base, count, turns = gaussian(), 40, 50

@@ -15,7 +15,8 @@ class Limits:
     """Where a labeling job stops; None is no limit."""
 
     concurrency: int = 8
-    """Questions in flight at a time: at most this many are asked twice if the process is killed."""
+    """Questions in flight at a time: at most these, and those whose answers are just being written, are asked twice if
+    the process is killed."""
     max_calls: int | None = None
     """Calls to the model; a two-stage question takes two."""
     max_tokens: int | None = None
@@ -49,6 +50,10 @@ class Limits:
         check_lease(self.lease_s)
 
 
+CUT = ("interrupt", "max_seconds", "error")
+"""Reasons for which nothing more is looked at, and what is in flight has only so long."""
+
+
 def same(cost: Cost) -> Cost:
     """Return a cost as it is: what a labeler that says nothing else is taken to cost at most."""
     return cost
@@ -57,7 +62,8 @@ def same(cost: Cost) -> Cost:
 class Budget:
     """Admits questions while the dearest outcome of everything in flight stays within the limits.
 
-    A question's calls are known beforehand. Its tokens and price are taken to be the dearest seen so far, raised by
+    A question's calls are known beforehand; tries that failed and may have been billed are repeated only while there is
+    room (`may_retry`). Its tokens and price are taken to be the dearest seen so far, raised by
     `at_most` to what such a question can cost; the first is asked alone to learn it. So a cap can be passed only by as
     much as questions in flight are dearer than that: longer prompts than any before, or a server that ignores limits.
     """
@@ -83,27 +89,31 @@ class Budget:
         return self._clock() - self._start
 
     async def stop(self, reason: str) -> None:
-        """Admit nothing any more; the first reason stays."""
+        """Admit nothing any more; the first reason stays, unless somebody cannot wait any longer."""
         async with self._change:
-            self.stopped_by = self.stopped_by or reason
+            if not self.stopped_by or (reason in CUT and self.stopped_by not in CUT):
+                self.stopped_by = reason
             self._change.notify_all()
 
-    async def stopped(self) -> str:
-        """Wait until nothing is admitted any more, at the latest when the time is up; return the reason."""
+    async def cut(self) -> None:
+        """Wait until what is in flight has only so long, at the latest when the time is up."""
         limit = self._limits.max_seconds
         try:
             async with asyncio.timeout(None if limit is None else max(0.0, limit - self.seconds)), self._change:
-                while not self.stopped_by:
+                while self.stopped_by not in CUT:
                     await self._change.wait()
         except TimeoutError:
             await self.stop("max_seconds")
-        return self.stopped_by
 
-    async def admit(self) -> bool:
-        """Wait until one more question fits, and say whether it ever will; each admission needs one `settle`."""
+    async def admit(self, guess: Callable[[], Cost] | None = None) -> bool:
+        """Wait until one more question fits, and say whether it ever will; each admission needs one `settle`.
+
+        While nothing is known, `guess` says what the question may cost.
+        """
         async with self._change:
             while not self.stopped_by:
-                obstacle = self._obstacle()
+                guessed = guess() if guess and self._capped and self._dearest is None else Cost()
+                obstacle = self._obstacle(guessed)
                 if not obstacle:
                     self._in_flight += 1
                     return True
@@ -123,14 +133,30 @@ class Budget:
                 self._dearest = _dearer(self._dearest or Cost(), self._at_most(cost))
             self._change.notify_all()
 
-    def _obstacle(self) -> str:
+    @property
+    def _capped(self) -> bool:
+        return self._limits.max_tokens is not None or self._limits.max_cost_usd is not None
+
+    def may_retry(self, cost: Cost) -> bool:
+        """Whether a question in flight may be tried again after tries that may have cost so much."""
+        limits, spent, dearest = self._limits, self.spent + cost, self._dearest or Cost()
+        return self.stopped_by not in CUT and not any(
+            limit is not None and used + self._in_flight * each > limit
+            for limit, used, each in (
+                (limits.max_calls, spent.calls, self._calls_each),
+                (limits.max_tokens, _tokens(spent), _tokens(dearest)),
+                (limits.max_cost_usd, spent.usd, dearest.usd),
+            )
+        )
+
+    def _obstacle(self, guessed: Cost) -> str:
         """Name the limit that one more question might pass, or nothing."""
         limits, outstanding, spent = self._limits, self._in_flight + 1, self.spent
         if limits.max_seconds is not None and self.seconds >= limits.max_seconds:
             return "max_seconds"
         if limits.max_calls is not None and spent.calls + outstanding * self._calls_each > limits.max_calls:
             return "max_calls"
-        dearest = self._dearest or Cost()
+        dearest = self._dearest or guessed
         for name, limit, used, each in (
             ("max_tokens", limits.max_tokens, _tokens(spent), _tokens(dearest)),
             ("max_cost_usd", limits.max_cost_usd, spent.usd, dearest.usd),

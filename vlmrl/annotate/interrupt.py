@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: the first lets what is in flight finish, the second does what it always does."""
+"""Ctrl-C, SIGTERM, a terminal that goes away: the first lets what is in flight finish, the second does as always."""
 
 import asyncio
 import signal
@@ -6,17 +6,19 @@ import threading
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @contextmanager
 def first_interrupt(act: Callable[[], None]) -> Generator[None, None, None]:
-    """Call `act` at the first of the two signals; later ones do what they did before."""
+    """Call `act` at the first of the signals that are not ignored; later ones do what they did before."""
     loop = asyncio.get_running_loop()
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.getsignal(number) for number in _SIGNALS}
+    # Under nohup a terminal that goes away is ignored, and stays so.
+    handlers = {number: signal.getsignal(number) for number in _SIGNALS}
+    before = {number: handler for number, handler in handlers.items() if handler is not signal.SIG_IGN}
 
     def restore() -> None:
         for number, handler in before.items():
@@ -27,7 +29,7 @@ def first_interrupt(act: Callable[[], None]) -> Generator[None, None, None]:
         restore()
         act()
 
-    for number in _SIGNALS:
+    for number in before:
         loop.add_signal_handler(number, once)
     try:
         yield

@@ -5,12 +5,15 @@ workers ask. Of each query only its key stays, so that memory is next to constan
 """
 
 import asyncio
+import os
 from array import array
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
-from vlmrl.annotate.budget import Budget, Limits, same
+from vlmrl.annotate.budget import CUT, Budget, Limits, same
 from vlmrl.annotate.compare import LastReplyError
 from vlmrl.annotate.database import UnavailableError
 from vlmrl.annotate.interrupt import first_interrupt
@@ -29,8 +32,6 @@ T = TypeVar("T")
 
 _POLL_S = 0.5
 """Between looks at questions which other workers hold, and at a ledger that cannot be used."""
-_CUT = ("interrupt", "max_seconds", "error")
-"""Reasons for which nothing more is looked at, and what is in flight has only so long."""
 
 
 @runtime_checkable
@@ -68,6 +69,36 @@ class Remembering(Protocol):
     def remember(self, served: str) -> None:
         """Learn which model gave answers to other questions of this job in an earlier run."""
         ...
+
+
+@runtime_checkable
+class Guessing(Protocol):
+    """What a labeler may say whose price is known before it is paid."""
+
+    def guess(self, query: Query) -> Cost:
+        """Return what a question might cost, answers at their longest, without asking it."""
+        ...
+
+
+@runtime_checkable
+class Retrying(Protocol):
+    """What a labeler may say that asks a server again by itself."""
+
+    def retry_while(self, allowed: Callable[[Cost], bool]) -> None:
+        """Give a question up, rather than try once more, when tries that may have cost so much leave no room."""
+        ...
+
+
+@dataclass(frozen=True)
+class _Item:
+    """A question on its way to a worker."""
+
+    key: str
+    query: Query
+    failed: bool
+    """Whether it failed before."""
+    prepared: asyncio.Future[None] | None
+    guess: Callable[[], Cost] | None
 
 
 Fill = Callable[[Sequence[Query]], list[Query]]
@@ -142,12 +173,15 @@ class _Job:
             calls_per_question=metered.calls_per_question if metered else 1,
             at_most=labeler.at_most if isinstance(labeler, Bounded) else same,
         )
+        if isinstance(labeler, Retrying):
+            labeler.retry_while(self._budget.may_retry)
         self._owner = new_owner()
         self._database = ThreadPoolExecutor(1, "ledger")
         self._reader = ThreadPoolExecutor(1, "pictures")
         self._outbox: list[tuple[str, Reply]] = []
         self._commit = asyncio.Lock()
-        self._ready: asyncio.Queue[tuple[str, Query, bool] | None] = asyncio.Queue(limits.concurrency)
+        self._encoders = ThreadPoolExecutor(min(4, os.cpu_count() or 1), "encoders")
+        self._ready: asyncio.Queue[_Item | None] = asyncio.Queue(limits.concurrency)
         self._remembers = labeler if isinstance(labeler, Remembering) else None
         self._keys, self._seen = Keys(), set[int]()
         self._counts = Counts()
@@ -190,10 +224,10 @@ class _Job:
 
     async def _guard(self, tasks: Sequence[asyncio.Task[None]]) -> None:
         """Cut what is in flight when the job was stopped and its grace is over."""
-        if await self._budget.stopped() in _CUT:
-            await asyncio.sleep(self._limits.grace_s)
-            for task in tasks:
-                task.cancel()
+        await self._budget.cut()
+        await asyncio.sleep(self._limits.grace_s)
+        for task in tasks:
+            task.cancel()
 
     async def _feed(self, queries: Sequence[Query], workers: int) -> None:
         """Offer all queries once, then those that other workers hold until these are answered or free."""
@@ -201,7 +235,7 @@ class _Job:
         try:
             size = self._limits.batch
             for start in range(0, len(queries), size):
-                if self._budget.stopped_by in _CUT:
+                if self._budget.stopped_by in CUT:
                     break
                 held.extend(await self._offer(queries, range(start, min(start + size, len(queries)))))
             while held and not self._budget.stopped_by:
@@ -232,12 +266,17 @@ class _Job:
         if leased.answered or leased.given_up:
             self._report()
         for key in leased.granted:
-            query = fresh[key][1]
-            if isinstance(self._labeler, Preparing):
-                await self._in(self._reader, self._labeler.prepare, query)
-            await self._ready.put((key, query, key in leased.failed))
+            await self._ready.put(self._item(key, fresh[key][1], failed=key in leased.failed))
         settled = {*leased.granted, *leased.answered, *leased.given_up}
         return [i for key, (i, _) in fresh.items() if key not in settled and not self._budget.stopped_by]
+
+    def _item(self, key: str, query: Query, *, failed: bool) -> _Item:
+        """A question with its pictures encoded before its turn, on a thread of their own."""
+        guess = self._labeler.guess if isinstance(self._labeler, Guessing) else None
+        prepared = None
+        if isinstance(self._labeler, Preparing) and not self._budget.stopped_by:
+            prepared = asyncio.get_running_loop().run_in_executor(self._encoders, self._labeler.prepare, query)
+        return _Item(key, query, failed, prepared, (lambda: guess(query)) if guess else None)
 
     def _is_new(self, key: str) -> bool:
         """Say whether a question comes for the first time in this run; half of a digest tells them apart."""
@@ -266,30 +305,38 @@ class _Job:
         kept: asyncio.Task[None] | None = None
         try:
             while (item := await self._ready.get()) is not None:
-                key, query, failed = item
-                if not await self._budget.admit():
+                if not await self._budget.admit(item.guess):
                     continue
                 try:
-                    reply = await self._ask(query)
+                    if item.prepared:
+                        await item.prepared
+                    reply = await self._ask(item.query)
                 except LastReplyError as e:
-                    self._outbox.append((key, e.reply))  # committed with the next, or at the end
+                    self._outbox.append((item.key, e.reply))  # committed with the next, or at the end
                     await self._fail(e)
-                except Exception as e:  # raised again when what else is in flight has been recorded
+                except Exception as e:  # raised again when what is in flight has been recorded
                     await self._fail(e)
                 else:
+                    entry = (item.key, reply)
+                    self._outbox.append(entry)  # before anything else may end this worker: it is paid
+                    self._counts.reply(reply)
+                    self._report()
                     if kept:
                         await kept
-                    kept = asyncio.create_task(self._keep(key, reply, failed_before=failed))
+                    kept = asyncio.create_task(self._keep(entry, failed_before=item.failed))
                     if reply.error or self._counts.trouble:
                         await kept  # nothing more is paid for where that may end the job
-        finally:
+        except asyncio.CancelledError:
             if kept:
-                await kept
+                kept.cancel()  # what waits is committed at the end
+            raise
+        if kept:
+            await kept
 
-    async def _keep(self, key: str, reply: Reply, *, failed_before: bool) -> None:
+    async def _keep(self, entry: tuple[str, Reply], *, failed_before: bool) -> None:
         try:
-            await self._record(key, reply, failed_before=failed_before)
-        except Exception as e:  # raised again when what else is in flight has been recorded
+            await self._record(entry, failed_before=failed_before)
+        except Exception as e:  # raised again when what is in flight has been recorded
             await self._fail(e)
 
     async def _ask(self, query: Query) -> Reply:
@@ -307,23 +354,20 @@ class _Job:
         finally:
             await self._budget.settle(cost)
 
-    async def _record(self, key: str, reply: Reply, *, failed_before: bool) -> None:
-        """Commit a reply together with all others that wait; return when it is in the ledger.
+    async def _record(self, entry: tuple[str, Reply], *, failed_before: bool) -> None:
+        """Commit a waiting reply together with all others; return when it is in the ledger.
 
         A question that fails again is no sign that the labeler is ill: those that do come first, one after another, in
         every later run. Nor is an answer that is held back.
         """
-        entry = (key, reply)
-        self._outbox.append(entry)
+        reply = entry[1]
         async with self._commit:
             if any(waiting is entry for waiting in self._outbox):
                 await self._use_ledger(self._empty_outbox)
-        self._counts.reply(reply)
         refused = is_refusal(reply.error)
         if not (reply.error and failed_before):
             ill = reply.error and not (refused and reply.cost.calls)
             self._failures_in_a_row = self._failures_in_a_row + 1 if ill else 0
-        self._report()
         if self._failures_in_a_row >= self._limits.failures:
             raise LabelerError(
                 f"{self._labeler.name} failed {self._failures_in_a_row} questions in a row; the last: {reply.error}. "
@@ -345,7 +389,8 @@ class _Job:
         """Keep the leases alive while this process is."""
         while True:
             await asyncio.sleep(self._limits.lease_s / 3)
-            await self._use_ledger(self._ledger.renew, self._owner, seconds=self._limits.lease_s)
+            with suppress(DataError):  # whoever has something to record will say so; the next beat may go through
+                await self._use_ledger(self._ledger.renew, self._owner, seconds=self._limits.lease_s)
 
     async def _use_ledger(self, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
         """Call the ledger, again and again while it is locked, full or away, for as long as the limits allow."""
@@ -377,6 +422,7 @@ class _Job:
         finally:
             self._database.shutdown()
             self._reader.shutdown()
+            self._encoders.shutdown(cancel_futures=True)
             await self._labeler.close()
 
     def _report(self) -> None:

@@ -211,6 +211,10 @@ class OpenAI:
         """Ask in one or two calls."""
         return await compare(self, self._script, query, annotator=self.name)
 
+    def retry_while(self, allowed: Callable[[Cost], bool]) -> None:
+        """Try a message again only while what was lost on it leaves room within somebody's limits."""
+        self._transport.allowed = allowed
+
     def remember(self, served: str) -> None:
         """Expect the model that answered in an earlier run, unless the settings name what answers now."""
         if not self._config.answers_as:
@@ -279,9 +283,13 @@ class OpenAI:
         except CallFailedError as e:
             if not wants or self._config.logprobs or "logprobs" not in str(e):
                 raise
+            before = e.cost
         self._tells = False
         less = {k: v for k, v in more.items() if "logprobs" not in k}
-        return await self._transport.complete(self._body(content, stage, less), tokens=tokens, dearest=dearest)
+        found, url, lost = await self._transport.complete(
+            self._body(content, stage, less), tokens=tokens, dearest=dearest
+        )
+        return found, url, lost + before
 
     def _wants_logprobs(self, query: Query) -> bool:
         return query.kind is Kind.SUCCESS if self._config.logprobs is None else self._config.logprobs

@@ -8,6 +8,7 @@ import asyncio
 import itertools
 import json
 import random
+import re
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
@@ -26,6 +27,10 @@ if TYPE_CHECKING:
 _LONGEST_WAIT_S = 600.0
 """A server that asks for more patience than this is as good as gone."""
 _BUSY = (408, 409, 425)
+_LATE = (408, 504, 524)
+"""A gateway lost patience: the model may have answered, and be paid."""
+_MODERATED = re.compile(r"moderat|flagged|content.polic|safety", re.IGNORECASE)
+"""Of a 403 that refuses one message and not the key."""
 _CONNECTIONS = 16
 """Of one pool, which looks through all of them twice for every request; a pool more costs 20 ms, once."""
 
@@ -71,6 +76,8 @@ class Transport:
         self._turn = itertools.count()
         self._jitter = random.Random()  # must differ between processes, or they all come back at once
         self._servers = self._fresh()
+        self.allowed: Callable[[Cost], bool] = lambda lost: True
+        """Whether a message is tried again after tries that may have cost so much."""
 
     def _fresh(self) -> Servers:
         known = self._settings
@@ -105,6 +112,8 @@ class Transport:
             lost += dearest if outcome.billed else Cost()
             if tries > self._settings.retries:
                 raise CallFailedError(f"{outcome.what}, after {tries} tries", cost=lost)
+            if not self.allowed(lost):
+                raise CallFailedError(f"{outcome.what}; not tried again: the job's limits leave no room", cost=lost)
             if not outcome.rests:
                 await self._sleep(self._backoff(attempt))
 
@@ -168,6 +177,9 @@ class Transport:
         known, status, said, url = self._settings, error.status_code, self._tell(error), server.name
         server.reached = True
         wait, why = retry_after(error.response.headers), ""
+        if status == 403 and _MODERATED.search(said):
+            self._servers.refused(server)
+            raise CallFailedError(said) from error
         if status in (401, 403):
             why = f"{url} refuses the key ({said}): set the environment variable {known.key_env} to a valid one"
         elif status == 404:
@@ -185,7 +197,7 @@ class Transport:
             self._servers.throttled(server, said, wait=wait)
         elif status in _BUSY or status >= 500:
             self._servers.failed(server, said)
-            return Trouble(said, counts=True)
+            return Trouble(said, counts=True, billed=status in _LATE)
         else:
             self._servers.refused(server)
             raise CallFailedError(said) from error

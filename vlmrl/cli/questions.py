@@ -117,6 +117,8 @@ def asked(
             limits = left(config.limits, reports)
             reports.append(asked_once(queries, answerer, book=book, limits=limits, pictures=fill))
             replies.append(book.standing(reports[-1].keys))
+            if reports[-1].stopped_by == "interrupt":
+                break
     return replies, reports, answerers[0].name
 
 

@@ -105,7 +105,7 @@ def train(config: Config) -> str:
     folder, data = Path(config.out), Path(config.out) / "data.hdf5"
     if (folder / "policy").exists():
         raise ConfigError(f"{folder} holds a trained policy; choose another out=FOLDER")
-    if not data.is_file():
+    if not _exported_before(config, data):
         print(_exported(config, data))
     name, differences = ALGORITHMS[config.algorithm]
     settings = _settings(name, differences, config, data)
@@ -140,6 +140,21 @@ def train(config: Config) -> str:
     return f"policy: {folder / 'policy'}; run it with: vlmrl evaluate policy={folder / 'policy'} task=NAME"
 
 
+def _made_of(config: Config) -> str:
+    from vlmrl.store import Store
+
+    return json.dumps([Store.open(config.store).hash, config.reward, list(config.obs), config.chunk])
+
+
+def _exported_before(config: Config, data: Path) -> bool:
+    import h5py
+
+    if not data.is_file():
+        return False
+    with h5py.File(data) as file:
+        return file.attrs.get("vlmrl") == _made_of(config)
+
+
 def _exported(config: Config, data: Path) -> str:
     """Write the file that robomimic reads; behind an episode's end its last action stands."""
     import h5py
@@ -148,6 +163,7 @@ def _exported(config: Config, data: Path) -> str:
     from vlmrl.store import robomimic as layout
 
     whole = data.with_suffix(".part")
+    whole.unlink(missing_ok=True)
     said = layout.export(layout.ExportConfig(config.store, str(whole), config.reward, config.obs, valid=0.0))
     with h5py.File(whole, "r+") as file:
         for demo in file["data"].values() if config.chunk > 1 else ():
@@ -155,6 +171,7 @@ def _exported(config: Config, data: Path) -> str:
             rows = np.minimum(np.arange(len(done))[:, None] + np.arange(config.chunk), len(done) - 1)
             del demo["actions"]
             demo["actions"] = done[rows].reshape(len(done), -1)
+        file.attrs["vlmrl"] = _made_of(config)
     whole.replace(data)
     return said.replace(whole.name, data.name)
 

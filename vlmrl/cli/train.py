@@ -40,6 +40,10 @@ WIDEST = 8
 """Policies in one program: each holds the data in memory."""
 
 
+FURTHER = ("sampling", "clip_norm", "action", "chunk", "held_out", "cameras", "sight", "labels")
+"""Facts of a training that stand in its policy only where they are not the default."""
+
+
 @dataclass(frozen=True)
 class TrainConfig:
     """Settings of a training run."""
@@ -63,8 +67,8 @@ class TrainConfig:
     action: str = "action"
     """Column of actions to learn; action_requested: what was asked of a robot, before the safety chain."""
     chunk: int = 1
-    """Actions in a row that bc, filtered_bc, iql, td3bc and calql take for one: policies then draw, and critics value,
-    chunks of so many. Diffusion and flow have their own (learner.horizon)."""
+    """Actions in a row that bc, iql and td3bc take for one: policies then draw, and critics value, chunks of so many.
+    Diffusion and flow have their own (learner.horizon)."""
     labels: str | None = None
     """Run folder of vlmrl label or vlmrl run, or its labels.json, of this store: what learner=cpl is trained on."""
     sampling: Sampling = field(default_factory=Sampling)
@@ -123,13 +127,23 @@ class Training:
     held_out: float = 0.1
 
     @property
+    def discount(self) -> float:
+        """The learner's, or what is usual."""
+        return float(getattr(self.config(), "discount", 0.99))
+
+    @property
     def done(self) -> bool:
         """Whether this very policy is there already."""
         path = Path(self.folder) / "config.json"
         if not path.is_file():
             return False
-        facts = read_json(path)["facts"]
-        return all(facts.get(key) == value for key, value in self.facts().items())
+        facts, wanted = read_json(path)["facts"], self.facts()
+        if any(facts.get(key) != value for key, value in wanted.items()) or set(FURTHER) & facts.keys() - wanted.keys():
+            return False
+        best = Path(self.folder) / "best" / "config.json"
+        return self.choose == "last" or (
+            best.is_file() and read_json(best)["facts"].get("chosen", {}).get("by") == self.choose
+        )
 
     def facts(self) -> dict[str, Any]:
         """What decides the policy."""
@@ -172,7 +186,7 @@ class Training:
         found = spoken(found, store, [encoder for key in self.obs if (encoder := sentence(key))])
         found = weighted(self.sampling, found, store.episodes.source)
         if self.chunk != 1:
-            return chunked(found, self.chunk, getattr(self.config(), "discount", 1.0))
+            return chunked(found, self.chunk, self.discount)
         return compared(found, store, read_labels(self.labels)) if self.labels else found
 
 
@@ -218,6 +232,10 @@ def main(content: Mapping[str, Any], folder: Path) -> None:
         raise ConfigError(f"obs={list(config.obs)}: sentences stand last")
     if config.choose != "last" and config.cameras:
         raise ConfigError(f"choose={config.choose}: the rules look at numbers alone; leave cameras out")
+    if config.choose == "held_out" and config.labels:
+        raise ConfigError(
+            "choose=held_out holds out episodes, and learner=cpl is trained on comparisons: use fqe or last"
+        )
     if config.choose == "fqe" and config.reward is None:
         raise ConfigError("choose=fqe values policies by a reward column: reward=COLUMN")
     if config.action not in ("action", *(name for name in store.columns() if name == "action_requested")):
@@ -326,7 +344,8 @@ def train(bundle: Sequence[Training]) -> None:
     for training, learned, own, folder in zip(bundle, trained, facts, folders, strict=True):
         if learned.critic is not None:
             name = f"critic of {training.name}"
-            LearnedValue(learned.critic, name, training.obs, own, training.chunk).save_pretrained(folder / "critic")
+            chunk = len(learned.critic.action.shift) // Store.open(training.store).column("action").shape[1]
+            LearnedValue(learned.critic, name, training.obs, own, chunk).save_pretrained(folder / "critic")
         # Last: the policy's config says that the training is done.
         LearnedPolicy(learned.policy, training.name, training.obs, own, training.chunk).save_pretrained(folder)
     checkpoint.unlink(missing_ok=True)
@@ -356,7 +375,7 @@ def chosen(
     if training.choose == "last":
         return measure
     folder = Path(training.folder) / "best"
-    path, score, discount = folder / "config.json", float("-inf"), getattr(training.config(), "discount", 0.99)
+    path, score = folder / "config.json", float("-inf")
     if path.is_file() and (before := read_json(path)["facts"]).items() >= json.loads(json.dumps(facts)).items():
         score = before["chosen"]["score"]
 
@@ -365,7 +384,7 @@ def chosen(
         found = (
             -energy_score(policy, unseen)
             if training.choose == "held_out"
-            else fitted_value(policy, unseen, discount=discount)
+            else fitted_value(policy, unseen, discount=training.discount)
         )
         if found > score:
             score = found

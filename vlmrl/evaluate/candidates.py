@@ -35,7 +35,7 @@ class Steering:
     temperature: float = 0.0
     average: bool = False
     spread: float = 1.0
-    """Scale of the chance behind the samples."""
+    """Scale of the chance behind the samples, of policies trained here."""
     budget_s: float | None = None
 
     def over(self, policy: SavedPolicy) -> RerankedPolicy:
@@ -45,6 +45,8 @@ class Steering:
             DataError: if the critic cannot be read.
             ConfigError: if a number makes no sense, or the policy's samples cannot be brought nearer to its mean.
         """
+        if not 0 <= self.spread < float("inf"):
+            raise ConfigError(f"spread={self.spread} given; wanted a number from 0")
         if self.spread != 1:
             if not isinstance(policy, LearnedPolicy):
                 raise ConfigError(f"spread={self.spread}: policy {policy.name!r} draws by itself; leave it at 1")

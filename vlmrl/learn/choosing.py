@@ -53,7 +53,7 @@ def energy_score(policy: PolicyNetwork, transitions: Transitions) -> float:
     count = len(transitions)
     rows = torch.randperm(count, generator=generator)[:MOST_ROWS].sort().values.numpy()
     seen = _seen(policy, transitions)[rows]
-    first, second = (_drawn(policy, seen, generator) for _ in range(2))
+    first, second = (_drawn(policy, seen, generator if policy.proposes else None) for _ in range(2))
     done = transitions.action[windows(transitions, 0, first.shape[1] - 1)[rows]]
     x, other, y = (policy_unit(policy, part) for part in (first, second, torch.from_numpy(done)))
     return float(((x - y).norm(dim=1) - (x - other).norm(dim=1) / 2).mean())

@@ -1,14 +1,18 @@
 """Implicit diffusion Q-learning (Hansen-Estruch et al. 2023, arXiv 2304.10573): IQL's critic over proposals of cloning.
 
 A diffusion policy is cloned from all data, IQL's critics are trained beside it, and neither knows of the other until an
-action is wanted: of `samples` chunks the one whose first action has the highest value is executed. The policy that is
-saved does this by itself; `vlmrl evaluate policy=DIFFUSION critic=IQL/critic` does the same with parts trained apart.
+action is wanted: of `samples` chunks the one of the highest value is executed. The policy that is saved does this by
+itself; `vlmrl evaluate policy=DIFFUSION critic=IQL/critic` does the same with parts trained apart.
+
+The paper draws single actions. Chunks are valued here as they are executed, whole (`vlmrl.learn.macro`): on logs of
+much
+noise the value of a first action tells next to nothing of a chunk (docs/results/rerank.md).
 """
 
 import dataclasses
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Float
@@ -17,6 +21,7 @@ from torch import Tensor, nn
 from vlmrl.learn import diffusion, iql
 from vlmrl.learn.batch import Batch
 from vlmrl.learn.chunks import ChunkBatch, ChunkPolicy
+from vlmrl.learn.macro import chunked
 from vlmrl.nn import Critic, Normaliser
 from vlmrl.types import Transitions
 from vlmrl.vision import Eyes
@@ -30,6 +35,8 @@ class Config:
     """Of both halves; their own numbers of updates are not read."""
     samples: int = 32
     """Chunks among which the critic chooses. More is not always better."""
+    scores: Literal["chunk", "first"] = "chunk"
+    """chunk: the critic values what is executed, `actor.execute` actions in a row. first: the first of them."""
     critic: iql.Config = field(default_factory=iql.Config)
     actor: diffusion.Config = field(default_factory=diffusion.Config)
 
@@ -37,6 +44,11 @@ class Config:
         """Settings of each half."""
         ours = {"updates": self.updates}
         return dataclasses.replace(self.critic, **ours), dataclasses.replace(self.actor, **ours)
+
+    def valued(self, transitions: Transitions) -> Transitions:
+        """What the critic learns from."""
+        length = self.actor.execute if self.scores == "chunk" else 1
+        return chunked(transitions, length, self.critic.discount)
 
 
 @dataclass
@@ -49,7 +61,7 @@ class State:
 
 
 class BestOf(nn.Module):
-    """Draws several chunks and keeps the one whose first action the critic values most."""
+    """Draws several chunks and keeps the one that the critic values most, by as many actions as it is of."""
 
     KIND: ClassVar[str] = "best-of policy"
     acts_without_chance = False
@@ -64,6 +76,11 @@ class BestOf(nn.Module):
     def observation(self) -> Normaliser:
         """Of the policy."""
         return self.policy.observation
+
+    @property
+    def action(self) -> Normaliser:
+        """Of the policy."""
+        return self.policy.action
 
     @property
     def eyes(self) -> Eyes | None:
@@ -81,7 +98,8 @@ class BestOf(nn.Module):
         chunks = self.policy.draw(obs.repeat_interleave(self.samples, 0), chance.flatten(0, 1))
         chunks = chunks.reshape(len(obs), self.samples, *chunks.shape[1:])
         latest = obs[:, -len(self.critic.observation.shift) :]
-        best = self.critic.value(latest, chunks[:, :, 0]).argmax(1)
+        length = len(self.critic.action.shift) // chunks.shape[-1]
+        best = self.critic.value(latest, chunks[:, :, :length].flatten(2)).argmax(1)
         return chunks[torch.arange(len(obs)), best]
 
     def settings(self) -> dict[str, Any]:
@@ -105,7 +123,7 @@ def batches(
     """Endless uniform batches for both halves."""
     critic, actor = config.halves()
     return zip(
-        iql.batches(critic, transitions, generator=generator),
+        iql.batches(critic, config.valued(transitions), generator=generator),
         diffusion.batches(actor, transitions, generator=generator),
         strict=True,
     )
@@ -115,7 +133,7 @@ def init(config: Config, transitions: Transitions, *, generator: torch.Generator
     """Fresh networks whose normalisers fit `transitions`."""
     critic, actor = config.halves()
     return State(
-        iql.init(critic, transitions, generator=generator),
+        iql.init(critic, config.valued(transitions), generator=generator),
         diffusion.init(actor, transitions, generator=generator),
         config.samples,
     )

@@ -12,8 +12,8 @@ from vlmrl.errors import ConfigError, DataError
 from vlmrl.learn.batch import windows
 from vlmrl.types import Transitions
 
-LEARNERS = ("bc", "filtered_bc", "iql", "td3bc", "calql")
-"""Those that learn of single actions, and so of what stands for one."""
+LEARNERS = ("bc", "iql", "td3bc")
+"""Those that learn of single actions and look at no row beside their own, and so learn of what stands for one."""
 
 
 def chunked(transitions: Transitions, length: int, discount: float) -> Transitions:

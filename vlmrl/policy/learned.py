@@ -37,7 +37,8 @@ class LearnedPolicy:
     chunk: int = 1
     """Actions in a row that the network takes for one."""
     spread: float = 1.0
-    """Scale of the chance behind proposals: at 1 they spread as the network has learned, at 0 they are all its mean."""
+    """Scale of the chance behind proposals: at 1 they spread as the network has learned, at 0 all are one, which is a
+    Gaussian's mean."""
     _chance: dict[int, np.random.Generator] = field(default_factory=dict, repr=False)
     _sentence: dict[int, str] = field(default_factory=dict, repr=False)
 

@@ -60,13 +60,15 @@ class _Sums:
     spread: float = 0.0
     seconds: float = 0.0
 
-    def add(self, values: Float[np.ndarray, "B n"], shares: Float[np.ndarray, "B n"], took_s: float) -> None:
-        """Count one ranked call, which executed so much of each sample."""
+    def add(self, values: Float[np.ndarray, "B n"], shares: Float[np.ndarray, "B n"], took_s: float) -> float:
+        """Count one ranked call, which executed so much of each sample; returns the sum of the values executed."""
         self.calls += 1
         self.seconds += took_s
         self.first += float(shares[:, 0].sum())
-        self.gain += float(((values * shares).sum(1) - values.mean(1)).sum())
+        executed = float((np.where(shares > 0, values, 0) * shares).sum())
+        self.gain += executed - float(values.mean(1).sum())
         self.spread += float(values.std(1).sum())
+        return executed
 
     def means(self) -> Choices:
         """As a reader wants them; nothing ranked gives zeros."""
@@ -109,9 +111,13 @@ class RerankedPolicy:
     def __post_init__(self) -> None:
         if not isinstance(self.base, Proposer):
             raise ConfigError(f"policy {self.base.name!r} cannot be re-ranked: it proposes nothing to choose from")
-        if self.samples < 1 or self.temperature < 0 or self.budget_s <= 0:
+        if self.samples < 1 or not 0 <= self.temperature < float("inf") or not self.budget_s > 0:
             found = f"{self.samples}, {self.temperature} and {self.budget_s}"
             raise ConfigError(f"samples from 1, temperature from 0 and a budget above 0 s wanted, found {found}")
+        if self.average and not self.temperature:
+            raise ConfigError(
+                "average=true weighs chunks by the softmax of values: temperature above 0 wanted, found 0"
+            )
         self._proposer: Proposer = self.base
         self.history = history(self.base)
         self.cameras = tuple(dict.fromkeys([*cameras(self.base), *cameras(self.critic)]))
@@ -166,12 +172,14 @@ class RerankedPolicy:
     ) -> Float[np.ndarray, "B h A"]:
         if self.average:
             shares = softmax(values, self.temperature)
+            made = np.einsum("bn,bnha->bha", shares, np.where(shares[:, :, None, None] > 0, chunks, 0))
         else:
             uniform = np.array([self._chance[k][1].random() for k in range(len(values))])
-            shares = np.eye(self.samples, dtype=np.float32)[choose(values, self.temperature, uniform)]
-        self._sums.add(values, shares, took_s)
-        self.chosen_value = float((values * shares).sum(1).mean())
-        return np.einsum("bn,bnha->bha", shares, chunks).astype(chunks.dtype)
+            taken = choose(values, self.temperature, uniform)
+            shares = np.eye(self.samples, dtype=np.float32)[taken]
+            made = chunks[np.arange(len(values)), taken]
+        self.chosen_value = self._sums.add(values, shares, took_s) / len(values)
+        return made.astype(chunks.dtype)
 
     @property
     def choices(self) -> Choices:
