@@ -65,10 +65,11 @@ class _Sums:
         self.calls += 1
         self.seconds += took_s
         self.first += float(shares[:, 0].sum())
-        executed = float((np.where(shares > 0, values, 0) * shares).sum())
-        self.gain += executed - float(values.mean(1).sum())
-        self.spread += float(values.std(1).sum())
-        return executed
+        executed = (np.where(shares > 0, values, 0) * shares).sum(1)
+        sound = np.isfinite(values).all(1)  # a critic may rule a chunk out by minus infinity
+        self.gain += float((executed[sound] - values[sound].mean(1)).sum())
+        self.spread += float(values[sound].std(1).sum())
+        return float(executed.sum())
 
     def means(self) -> Choices:
         """As a reader wants them; nothing ranked gives zeros."""
