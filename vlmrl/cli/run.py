@@ -84,6 +84,8 @@ def label(config: RunConfig, content: Mapping[str, Any], store: Store, folder: P
     )
     print(labeling.describe(labels.report))
     print(f"on these data: {labels.trust}")
+    if labels.report.stopped_by:
+        print(labeling.stopped(labels.report))
     if labels.report.stopped_by == "interrupt":
         raise KeyboardInterrupt
     write_json(folder / "labels.json", labeling.as_json(labels, store))

@@ -112,13 +112,14 @@ class Queue:
         """Write down what a person says who saw the others' answers, in place of what they said so before.
 
         Raises:
-            DataError: if the pair cannot be shown.
+            DataError: if the pair cannot be shown, or the same person corrects it elsewhere at this moment.
         """
         if not self.shows(pair):
             raise DataError("this pair has no pictures in the store, so nobody can correct it")
         asked = self._register(pair, sighted=person)
         self.restore(pair, person)
-        self.ledger.record([(asked.key, Reply(verdict, person, text=verdict.value))], owner=person)
+        if self.ledger.record([(asked.key, Reply(verdict, person, text=verdict.value))], owner=person):
+            raise DataError("this pair was corrected in another window at the same moment: look again")
 
     def restore(self, pair: Pair, person: str) -> bool:
         """Take a correction back; whether there was one."""
