@@ -6,9 +6,9 @@
 A RUN is the folder of a main job, whose logs, answers, reward columns and policies (behaviour, bc, iql on a constant,
 the learned and the true reward) are taken as they are; the other learners are trained on the same columns, for the same
 number of updates, and all are evaluated from the same initial states. Nothing is chosen by success: the last weights
-count. Chunks are drawn by smaller networks than the default ones (see SMALL). `idql` is put together from its halves,
-the diffusion policy and the main job's IQL critic, which `learner=idql` trains side by side without a link between
-them. Resumable; one thread.
+count. Chunks are drawn by smaller networks than the default ones (see SMALL). `iql_chunks` takes so many actions in a
+row for one as diffusion executes at once; `idql` is put together from its halves, the diffusion policy and that critic,
+which `learner=idql` trains side by side without a link between them. Resumable; one thread.
 """
 
 import os
@@ -44,9 +44,12 @@ LEARNERS: dict[str, dict[str, Any]] = {
     "td3bc": {},
     "calql": {},
     "cpl": {},
+    "iql_chunks": {"name": "iql"},
     "diffusion": SMALL,
     "flow": SMALL,
 }
+CHUNKS = 8
+"""Actions of `iql_chunks`: as many as diffusion executes."""
 SAMPLES = 32
 """Chunks among which the critic of idql chooses."""
 UNREWARDED = ("diffusion", "flow")
@@ -74,7 +77,7 @@ def table(run: Path, learners: Sequence[str], seeds: int, workers: int) -> str:
     arms = {"behaviour": Arm("behaviour", (mixture(config),))}
     arms |= {name: Arm(name, candidates(folders)) for name, folders in of_run(run).items()}
     arms |= {name: Arm(name, candidates([t.folder for t in group])) for name, group in trained.items()}
-    arms |= idql(run, [t.folder for t in trained.get("diffusion", [])])
+    arms |= idql(trained)
     found = job.evaluate(
         task, arms, job.Plan(config["evaluate"]["episodes"], workers=workers), run / "all", quiet=False
     )
@@ -89,8 +92,9 @@ def plan(run: Path, learners: Sequence[str], seeds: int) -> dict[str, list[Train
     updates = read_json(run / "config.json")["learner"]["updates"]
     arms: dict[str, list[Training]] = {}
     for name in learners:
-        defaults = json.loads(json.dumps(asdict(learner(name).Config())))
-        own = defaults | {"name": name, "updates": updates} | LEARNERS[name]
+        algorithm = LEARNERS[name].get("name", name)
+        defaults = json.loads(json.dumps(asdict(learner(algorithm).Config())))
+        own = defaults | {"name": algorithm, "updates": updates} | LEARNERS[name]
         if name in UNREWARDED:
             arms[name] = [training(run, name, own, None, seed) for seed in range(seeds)]
         elif name == "cpl":
@@ -117,6 +121,7 @@ def training(
         str(folder),
         curve_episodes=0,
         labels=str(labels) if labels else None,
+        chunk=CHUNKS if name.startswith("iql_chunks") else 1,
     )
 
 
@@ -144,19 +149,17 @@ def mixture(config: Mapping[str, Any]) -> Mixture:
     return Mixture("behaviour", policies=several, shares=tuple(config["collect"]["noise"]))
 
 
-def idql(run: Path, diffusion: Sequence[str]) -> dict[str, Arm]:
-    """IQL's critic over the diffusion policy of the same seed, for each reward."""
-    return {
-        f"idql, {reward}": Arm(
-            f"idql, {reward}",
-            tuple(
-                Candidate(folder, 0.0, Steering(str(run / "policies" / arm / f"seed{seed}" / "critic"), SAMPLES))
-                for seed, folder in enumerate(diffusion)
-            ),
-        )
-        for arm, reward in REWARDS.items()
-        if diffusion
-    }
+def idql(trained: Mapping[str, Sequence[Training]]) -> dict[str, Arm]:
+    """The critic of chunks over the diffusion policy of the same seed, for each reward."""
+    found: dict[str, Arm] = {}
+    for reward in REWARDS.values():
+        critics, policies = trained.get(f"iql_chunks, {reward}", ()), trained.get("diffusion", ())
+        pairs = [
+            Candidate(policy.folder, 0.0, Steering(f"{critic.folder}/critic", SAMPLES))
+            for policy, critic in zip(policies, critics, strict=False)
+        ]
+        found |= {f"idql, {reward}": Arm(f"idql, {reward}", tuple(pairs))} if pairs else {}
+    return found
 
 
 def candidates(folders: Sequence[str]) -> tuple[Candidate, ...]:
