@@ -1,12 +1,14 @@
 """How punctual the control node is: 50 Hz over the simulated servo bus, a diffusion policy in its own process.
 
-    python benchmarks/deploy_timing.py seconds=600 [cases=raised,ordinary,hog,hog_stops,stall] [policy=FOLDER]
+    python benchmarks/deploy_timing.py seconds=600 [cases=bare,raised,ordinary,hog,hog_stops,stall] [policy=FOLDER]
         [out=runs/timing]
 
 Each case runs `seconds` of episodes; what is between episodes is not counted. raised: real-time priority, as vlmrl
 deploy asks for. ordinary: none. hog: raised, and a process on every core that does nothing but count. hog_ordinary: the
 same without priority. hog_stops: that with the safety chain's own threshold, three late ticks in a row, at which the
 run ends; the others are told to go on and count. stall: every ten seconds the policy's process is stopped for 500 ms.
+bare: a loop of the same rate and priority that does nothing but sleep, with nobody beside it: what the machine itself
+allows. Every case is on disk as soon as it is over.
 
 Printed: ticks that missed their deadline, how late ticks started, what a tick took, how long the policy took, how often
 the arm was told to hold, and the largest speed, acceleration and jerk that were sent, as shares of their limits, less
@@ -31,6 +33,7 @@ from vlmrl import config as configuration
 from vlmrl.cli import jobs
 from vlmrl.cli.deploy import DeployConfig, node
 from vlmrl.cli.train import Training, train_all
+from vlmrl.deploy.clock import now, raise_priority, wait_until
 from vlmrl.deploy.inference import Inline, Worker
 from vlmrl.deploy.node import Node
 from vlmrl.deploy.pilot import PolicyPilot
@@ -45,7 +48,8 @@ from vlmrl.store import Store
 TASK = "so101/reach"
 STEP = 2 * np.pi / 4096
 """What the servos can tell apart, rad."""
-CASES = {
+CASES: dict[str, dict[str, Any]] = {
+    "bare": {"priority": 50},
     "raised": {"priority": 50},
     "ordinary": {"priority": 0},
     "hog": {"priority": 50, "hogs": True},
@@ -120,6 +124,22 @@ class Stalls:
             self.until, self.count = now + STALL_S, self.count + 1
 
 
+def bare(seconds: float, priority: int) -> dict[str, Any]:
+    """Sleep from deadline to deadline, and say how late one was woken."""
+    period = load_robot(load_task(TASK).physics.name).period
+    before, got = os.sched_getscheduler(0), raise_priority(priority)
+    late, start = list[float](), now()
+    try:
+        for tick in range(1, int(seconds / period) + 1):
+            wait_until(start + tick * period)
+            late.append(now() - start - tick * period)
+    finally:
+        os.sched_setscheduler(0, before, os.sched_param(0))
+    levels = dict(zip(("p50", "p99", "p99.9", "max"), np.quantile(late, [0.5, 0.99, 0.999, 1]).tolist(), strict=True))
+    missed = int((np.array(late) > period).sum())
+    return {"case": "bare", "ticks": len(late), "missed": missed, "late": levels, "priority": got}
+
+
 def measure(name: str, source: str, seconds: float, folder: Path) -> dict[str, Any]:
     """Run one case."""
     case: dict[str, Any] = {"hogs": False, "stops": False, "stalls": False} | CASES[name]
@@ -190,6 +210,9 @@ def fastest(store: Store, spec: RobotSpec) -> dict[str, float]:
 
 def line(row: dict[str, Any]) -> str:
     """One case."""
+    if row["case"] == "bare":
+        late = " / ".join(f"{1e3 * value:.2f}" for value in row["late"].values())
+        return f"| bare | {row['missed']} of {row['ticks']} | {late} | | | | | | {row['priority']} | in time |"
 
     def ms(times: dict[str, float], *levels: str) -> str:
         return " / ".join(f"{1e3 * times[level]:.2f}" for level in levels)
@@ -208,9 +231,13 @@ def main() -> None:
     if wrong := [name for name in names if name not in CASES]:
         raise SystemExit(f"unknown case {wrong[0]!r}; have: {', '.join(CASES)}")
     folder = Path(given.get("out", f"runs/timing-{time.strftime('%Y-%m-%d-%H-%M-%S')}"))
+    folder.mkdir(parents=True, exist_ok=True)
     source = given.get("policy") or policy(folder)
-    rows = [measure(name, source, seconds, folder) for name in names]
-    (folder / "timing.json").write_text(json.dumps(rows, indent=1))
+    rows: list[dict[str, Any]] = []
+    for name in names:
+        found = bare(seconds, CASES[name]["priority"]) if name == "bare" else measure(name, source, seconds, folder)
+        rows.append(found)
+        (folder / "timing.json").write_text(json.dumps(rows, indent=1))
     print(f"\n{os.cpu_count()} cores, load {', '.join(f'{one:.1f}' for one in os.getloadavg())}\n")
     print(
         "| case | missed | start late, p50 / p99 / p99.9 / max, ms | work, p50 / p99 / p99.9 / max, ms | policy, p50 / "

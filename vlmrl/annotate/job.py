@@ -305,11 +305,11 @@ class _Job:
         kept: asyncio.Task[None] | None = None
         try:
             while (item := await self._ready.get()) is not None:
-                if not await self._budget.admit(item.guess):
-                    continue
                 try:
                     if item.prepared:
                         await item.prepared
+                    if not await self._budget.admit(item.guess):
+                        continue
                     reply = await self._ask(item.query)
                 except LastReplyError as e:
                     self._outbox.append((item.key, e.reply))  # committed with the next, or at the end
