@@ -35,6 +35,7 @@ from vlmrl.evaluate import job, results  # noqa: E402
 from vlmrl.evaluate.candidates import Arm, Candidate, Steering  # noqa: E402
 from vlmrl.evaluate.statistics import Interval, difference, rate  # noqa: E402
 from vlmrl.sim import Task, load_task, make  # noqa: E402
+from vlmrl.types import history  # noqa: E402
 
 SAMPLES = (1, 5, 10, 30, 50, 100)
 TEMPERATURES = (0.1, 1.0)
@@ -133,7 +134,9 @@ def latency(task: Task, candidate: Candidate, calls: int = 20) -> float:
     policy, env = candidate.make(task), make(task)
     try:
         observation, _ = env.reset(seed=0)
+        looks = history(policy)
         seen = {key: np.asarray(value)[None] for key, value in observation.items()}
+        seen = {key: np.stack([value] * looks, 1) if looks > 1 else value for key, value in seen.items()}
         policy.reset(np.ones(1, np.bool_), [task.instruction], np.random.default_rng(0))
         took = []
         for _ in range(calls):
