@@ -6,7 +6,7 @@ import pytest
 from vlmrl.evaluate.results import table
 from vlmrl.evaluate.rollout import Rollouts
 from vlmrl.evaluate.statistics import difference, mean_difference, newcombe, over_seeds, rate
-from vlmrl.interval import wilson
+from vlmrl.interval import Interval, wilson
 
 
 def rollouts(success: list[int]) -> Rollouts:
@@ -158,3 +158,9 @@ def test_difference_of_returns_shifts_with_the_returns() -> None:
     one, two = mean_difference(a, b), mean_difference(a + 50, b)
     assert (two.low, two.estimate, two.high) == pytest.approx((one.low + 50, one.estimate + 50, one.high + 50))
     assert one.low <= 0 <= one.high
+
+
+def test_next_to_all_is_not_printed_as_all() -> None:
+    assert Interval(0.999, 0.996, 1.0).percent() == "99.9 % [99.6, 100]"
+    assert Interval(1e-17, 0.0, 0.0004).percent() == "0 % [0, 0.0]"
+    assert Interval(0.5, 0.29, 0.71).percent() == "50 % [29, 71]"

@@ -20,8 +20,14 @@ class Interval:
         return f"{self.estimate:.2f} [{self.low:.2f}, {self.high:.2f}]"
 
     def percent(self) -> str:
-        """As percentages."""
-        return f"{100 * self.estimate:.0f} % [{100 * self.low:.0f}, {100 * self.high:.0f}]"
+        """As percentages; what is next to none or all keeps the digit that says so."""
+        estimate, low, high = (_percentage(share) for share in (self.estimate, self.low, self.high))
+        return f"{estimate} % [{low}, {high}]"
+
+
+def _percentage(share: float) -> str:
+    whole = f"{100 * share:.0f}"
+    return f"{100 * share:.1f}" if whole in ("0", "100") and round(share, 9) not in (0, 1) else whole
 
 
 def wilson(successes: float | int, trials: int) -> Interval:
