@@ -166,7 +166,8 @@ def _exported(config: Config, data: Path) -> str:
     whole.unlink(missing_ok=True)
     said = layout.export(layout.ExportConfig(config.store, str(whole), config.reward, config.obs, valid=0.0))
     with h5py.File(whole, "r+") as file:
-        for demo in file["data"].values() if config.chunk > 1 else ():
+        demos: Any = file["data"]
+        for demo in demos.values() if config.chunk > 1 else ():
             done = demo["actions"][:]
             rows = np.minimum(np.arange(len(done))[:, None] + np.arange(config.chunk), len(done) - 1)
             del demo["actions"]
