@@ -211,7 +211,7 @@ def small(name: str) -> Any:
     chunk = {"hidden": (8, 8), "batch": 16, "history": 1, "horizon": 4, "execute": 2, "time_width": 8}
     if name == "idql":
         critic = iql.Config(hidden=(8, 8))
-        return idql.Config(updates=20, samples=3, critic=critic, actor=diffusion.Config(**chunk))
+        return idql.Config(updates=20, samples=3, scores="first", critic=critic, actor=diffusion.Config(**chunk))
     given = chunk if name in ("diffusion", "flow") else {"hidden": (8, 8)}
     return learner(name).Config(updates=20, **given)
 

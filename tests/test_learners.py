@@ -38,6 +38,10 @@ def seeded(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
+def seeded_numpy() -> np.random.Generator:
+    return np.random.default_rng(0)
+
+
 def trained(name: str, config: Any, data: Transitions) -> Any:
     module, generator = learner(name), seeded()
     state = module.init(config, data, generator=generator)
@@ -74,15 +78,30 @@ def test_a_chunk_of_actions_is_one_with_its_discounted_rewards_and_what_follows(
         chunked(data, 5, 0.5)
 
 
-def test_iql_of_chunks_values_what_pays_only_later(tmp_path: Path) -> None:
-    """Two actions, the second of which pays: a critic of both tells chunks apart, and its policy draws two actions."""
-    generator = np.random.default_rng(0)
+def later(generator: np.random.Generator) -> Transitions:
+    """Two actions, the second of which pays where it is above zero."""
     action = generator.uniform(-1, 1, (2000, 1)).astype(np.float32)
     place = np.tile(np.float32([0, 1]), 1000)[:, None]
     reward = np.where(place[:, 0] == 1, np.where(action[:, 0] > 0, 1.0, -1.0), 0.0).astype(np.float32)
     mask = np.tile(np.float32([1, 0]), 1000)
     episode = np.repeat(np.arange(1000, dtype=np.int32), 2)
-    data = Transitions(place, action, reward, mask, place + 1, episode)
+    return Transitions(place, action, reward, mask, place + 1, episode)
+
+
+def test_idql_chooses_chunks_by_all_that_they_do() -> None:
+    critic = iql.Config(hidden=(32,), lr=3e-3, compile="never")
+    actor = diffusion.Config(**{**WIDE, "horizon": 2, "execute": 2})
+    policy = trained("idql", idql.Config(updates=300, samples=8, critic=critic, actor=actor), later(seeded_numpy()))
+    assert len(policy.critic.action.shift) == 2
+    chunks = policy.draw(torch.zeros(100, 1), torch.randn(100, *policy.chance, generator=seeded()))
+    assert chunks.shape == (100, 2, 1)
+    assert (chunks[:, 1, 0] > 0).float().mean() > 0.9
+
+
+def test_iql_of_chunks_values_what_pays_only_later(tmp_path: Path) -> None:
+    """A critic of both tells chunks apart, and its policy draws two actions."""
+    generator = seeded_numpy()
+    data = later(generator)
     config = iql.Config(updates=400, hidden=(32,), compile="never")
     state = iql.init(config, chunked(data, 2, config.discount), generator=seeded())
     batches = iql.batches(config, chunked(data, 2, config.discount), generator=seeded())
