@@ -3,8 +3,8 @@
     python benchmarks/parity.py STORE [STORE ...] --peer PYTHON-WITH-D3RLPY [--updates 6000] [--seeds 5]
 
 The stores of docs/results/parity.md: drawer_open is `vlmrl data collect task=drawer_open`; door_human the 25 human
-demonstrations of `adroit_door_human` (`vlmrl data import format=d4rl`); half_cheetah 40 episodes of random actions and 40
-of one policy that was learned online (`vlmrl data learn`), with 10 and 50 % of its actions random, merged.
+demonstrations of `adroit_door_human` (`vlmrl data import format=d4rl`); half_cheetah 40 episodes of random actions and
+40 of one policy that was learned online (`vlmrl data learn`), with 10 and 50 % of its actions random, merged.
 
 Stores need the reward column `ground_truth`; each is evaluated in the task that it was recorded in, from the same
 initial states for both. PYTHON is that of an environment with `pip install d3rlpy==2.8.1`. Resumable; one thread. The
