@@ -26,7 +26,7 @@ from vlmrl.policy import LearnedPolicy, LearnedValue, RerankedPolicy, UniformPol
 from vlmrl.sim import Task, load_task, make
 from vlmrl.types import Transitions
 
-STEERING = {"critic": "", "samples": 10, "temperature": 0.0, "budget_s": 0.0}
+STEERING = {"critic": "", "samples": 10, "temperature": 0.0, "average": False, "spread": 1.0, "budget_s": 0.0}
 """Settings that steer nothing."""
 
 

@@ -11,14 +11,14 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 @contextmanager
 def first_interrupt(act: Callable[[], None]) -> Generator[None, None, None]:
-    """Call `act` at the first of the signals that are not ignored; later ones do what they did before."""
+    """Call `act` at the first of the signals; later ones do what they did before."""
     loop = asyncio.get_running_loop()
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     # Under nohup a terminal that goes away is ignored, and stays so.
     handlers = {number: signal.getsignal(number) for number in _SIGNALS}
-    before = {number: handler for number, handler in handlers.items() if handler is not signal.SIG_IGN}
+    before = {k: handler for k, handler in handlers.items() if k != signal.SIGHUP or handler is not signal.SIG_IGN}
 
     def restore() -> None:
         for number, handler in before.items():
