@@ -376,8 +376,11 @@ def chosen(
         return measure
     folder = Path(training.folder) / "best"
     path, score = folder / "config.json", float("-inf")
-    if path.is_file() and (before := read_json(path)["facts"]).items() >= json.loads(json.dumps(facts)).items():
-        score = before["chosen"]["score"]
+    if path.is_file():
+        # Of a training that was cut: what this one would find again, unless it is another or was chosen otherwise.
+        before = read_json(path)["facts"]
+        same = before.items() >= json.loads(json.dumps(facts)).items() and before["chosen"]["by"] == training.choose
+        score = before["chosen"]["score"] if same else score
 
     def at(update: int, policy: PolicyNetwork) -> Mapping[str, float]:
         nonlocal score

@@ -63,6 +63,7 @@ class Steering:
     def key(self) -> dict[str, Any]:
         """What decides what is chosen."""
         own = asdict(self)
+        # Left out where they are off, so that what was evaluated before they existed need not be again.
         own = {key: own[key] for key in own if key not in ("average", "spread") or own[key] != getattr(Steering, key)}
         return {**own, "critic": weights(self.critic)}
 

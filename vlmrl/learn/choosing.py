@@ -6,12 +6,11 @@ policy is worth from the first observations, by fitted Q evaluation (Le, Voloshi
 trained on. The first says how well a policy imitates, the second what for; both are estimates from the same logs.
 """
 
-from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float
 from torch import Tensor
 
 from vlmrl.errors import ConfigError, DataError
@@ -55,11 +54,11 @@ def energy_score(policy: PolicyNetwork, transitions: Transitions) -> float:
     seen = _seen(policy, transitions)[rows]
     first, second = (_drawn(policy, seen, generator if policy.proposes else None) for _ in range(2))
     done = transitions.action[windows(transitions, 0, first.shape[1] - 1)[rows]]
-    x, other, y = (policy_unit(policy, part) for part in (first, second, torch.from_numpy(done)))
+    x, other, y = (_in_unit(policy, part) for part in (first, second, torch.from_numpy(done)))
     return float(((x - y).norm(dim=1) - (x - other).norm(dim=1) / 2).mean())
 
 
-def policy_unit(policy: PolicyNetwork, chunks: Float[Tensor, "B h A"]) -> Float[Tensor, "B hA"]:
+def _in_unit(policy: PolicyNetwork, chunks: Float[Tensor, "B h A"]) -> Float[Tensor, "B hA"]:
     """Actions brought to their range in the data."""
     return policy.action.apply_to(chunks).flatten(1)
 
@@ -123,12 +122,8 @@ def _drawn(
     policy: PolicyNetwork, seen: Float[np.ndarray, "N D"], generator: torch.Generator | None
 ) -> Float[Tensor, "N h A"]:
     parts: list[Tensor] = []
-    for rows in _blocks(len(seen)):
-        shape = (len(rows), *policy.chance)
+    for block in torch.from_numpy(seen).split(BLOCK):
+        shape = (len(block), *policy.chance)
         chance = torch.zeros(shape) if generator is None else torch.randn(shape, generator=generator)
-        parts.append(policy.draw(torch.from_numpy(seen[rows]), chance))
+        parts.append(policy.draw(block, chance))
     return torch.cat(parts)
-
-
-def _blocks(count: int) -> Sequence[Int64[np.ndarray, " n"]]:
-    return np.array_split(np.arange(count), max(1, -(-count // BLOCK)))
