@@ -2,12 +2,14 @@
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from vlmrl.cli import robomimic as training
 from vlmrl.errors import ConfigError, DataError
 from vlmrl.store import Store, robomimic
 from vlmrl.types import Episode, Frames
@@ -113,6 +115,23 @@ def test_a_learned_reward_takes_the_place_of_the_file_s(tmp_path: Path) -> None:
     np.testing.assert_array_equal(everything(tmp_path / "b.hdf5")["data/demo_2/rewards"], np.arange(6, 11))
     with pytest.raises(ConfigError, match="unknown reward column 'yours'; have: mine"):
         robomimic.export(robomimic.ExportConfig(str(tmp_path / "store"), str(tmp_path / "c.hdf5"), reward="yours"))
+
+
+def test_several_actions_in_a_row_stand_for_one_in_the_file_that_is_trained_on(tmp_path: Path) -> None:
+    robomimic.run(robomimic.Config(str(write(tmp_path / "a.hdf5")), str(tmp_path / "store")))
+    robomimic.export(robomimic.ExportConfig(str(tmp_path / "store"), str(tmp_path / "b.hdf5")))
+    plain, data = everything(tmp_path / "b.hdf5"), tmp_path / "data.hdf5"
+    config = training.Config(str(tmp_path / "store"), str(tmp_path), obs=("eef_pos",), chunk=3)
+    data.with_suffix(".part").write_bytes(b"left by a crash")
+    training._exported(config, data)
+    found = everything(data)
+    for demo in ("demo_1", "demo_2"):
+        done = plain[f"data/{demo}/actions"]
+        padded = np.concatenate([done, done[-1:], done[-1:]])
+        wanted = np.concatenate([padded[:-2], padded[1:-1], padded[2:]], 1)
+        np.testing.assert_array_equal(found[f"data/{demo}/actions"], wanted)
+    assert training._exported_before(config, data)
+    assert not training._exported_before(replace(config, chunk=1), data)
 
 
 def test_mistakes_are_told(tmp_path: Path) -> None:
