@@ -30,12 +30,12 @@ def ticks(made: Bench, count: int, *says: str) -> State:
         made.node.say(word)
     if not made.robot.calls:
         made.node._connect()
-    due = made.world.time
+    made.node._due = made.world.time
     for _ in range(count):
         if not made.world.unheard:
             made.node.alive()
-        due = made.node._paced(due)
-        made.node._tick(due)
+        made.node._wait()
+        made.node._tick()
     return made.node.state
 
 

@@ -79,7 +79,8 @@ class Hardware:
     judged_by: Literal["task", "operator"] = "task"
     """Who tells success: the task's own predicate, or the operator."""
     priority: int = 50
-    """Real-time priority of the control loop where the system allows it, one less for the policy; 0: none."""
+    """Real-time priority of the control loop where the system allows it; 0: none. The policy's process stays ordinary:
+    with such a priority it would keep the kernel's threads from carrying what a serial port sends and hears."""
     safety: Thresholds = field(default_factory=Thresholds)
     limits: Limits = field(default_factory=Limits)
 
@@ -137,10 +138,7 @@ def main(content: Mapping[str, Any], folder: Path) -> None:
     steering = Steering(config.critic, *chosen) if config.critic else None
     candidate = Candidate(config.policy, steering=steering)
     task, spec = load_task(config.task), _spec(config)
-    priority = max(config.priority - 1, 0)
-    inference: Inference = (
-        Inline(candidate.make(task)) if config.lockstep else Worker(candidate, task, priority=priority)
-    )
+    inference: Inference = Inline(candidate.make(task)) if config.lockstep else Worker(candidate, task)
     queue = ActionQueue("hold" if config.lockstep else config.seam, config.fade)
     pilot = PolicyPilot(inference, spec, queue, 0 if config.lockstep else config.ahead, wait_s=0.5 * spec.period)
     run(config, pilot, folder, whole=config.whole)

@@ -13,11 +13,11 @@ import numpy as np
 from jaxtyping import Float
 
 from vlmrl.deploy.child import Child
-from vlmrl.deploy.clock import now, raise_priority
+from vlmrl.deploy.clock import now
 from vlmrl.errors import RobotError, VlmrlError
 from vlmrl.evaluate.candidates import Candidate
 from vlmrl.evaluate.rollout import fresh
-from vlmrl.policy import LearnedPolicy, RerankedPolicy
+from vlmrl.policy import LearnedPolicy, LearnedValue, RerankedPolicy
 from vlmrl.sim import Task
 from vlmrl.types import Policy, cameras, history
 
@@ -136,13 +136,13 @@ class Inline:
 class Worker:
     """In another process, started again where it dies."""
 
-    def __init__(self, candidate: Candidate, task: Task, *, priority: int = 0) -> None:
-        """Start it, and wait until the policy is loaded; `priority` is its real-time priority where allowed.
+    def __init__(self, candidate: Candidate, task: Task) -> None:
+        """Start it, and wait until the policy is loaded.
 
         Raises:
             VlmrlError: if the policy cannot be made.
         """
-        self._made, self.restarts = (candidate, task, priority), 0
+        self._made, self.restarts = (candidate, task), 0
         self._episode, self._asked, self._begun = 0, False, ("", 0)
         self._child = Child(_serve, *self._made)
         said = self._child.wait(_START_S)
@@ -214,14 +214,25 @@ def _told(said: object) -> About:
     return said
 
 
-def _serve(pipe: Connection, candidate: Candidate, task: Task, priority: int) -> None:
+def _alone(policy: Policy) -> None:
+    """For one robot, as fast as may be."""
+    if isinstance(policy, RerankedPolicy):
+        _alone(policy.base)
+        if isinstance(policy.critic, LearnedValue):
+            policy.critic.block = 0
+    elif isinstance(policy, LearnedPolicy):
+        policy.block = 0
+
+
+def _serve(pipe: Connection, candidate: Candidate, task: Task) -> None:
     """Load the policy, say what it is, and answer until the other end closes."""
     try:
-        policy = Inline(candidate.make(task))
+        made = candidate.make(task)
+        _alone(made)
+        policy = Inline(made)
     except VlmrlError as error:
         pipe.send(error)
         return
-    raise_priority(priority)
     pipe.send(policy.about)
     while True:
         kind, episode, *rest = cast("tuple[Any, ...]", pipe.recv())

@@ -78,8 +78,8 @@ class Node:
         self._homing = Homing(self.spec)
         self._said: deque[str] = deque()
         self._heard = clock()
-        self._late_in_a_row, self._person = 0, False
-        self._armed = clock()
+        self._late_in_a_row, self._person, self._braking = 0, False, False
+        self._armed = self._due = clock()
 
     # ---- what others may do
 
@@ -112,33 +112,36 @@ class Node:
         gc.collect()
         gc.disable()
         try:
-            due = self._clock()
+            self._due = self._clock()
             while not self.ended and not until(self):
-                due = self._paced(due)
-                self._tick(due)
+                self._wait()
+                self._tick()
         finally:
             gc.enable()
             self._leave()
         return self.report()
 
-    def _paced(self, due: float) -> float:
-        """Wait for the next deadline: they lie a period apart, however late the last tick was."""
-        due += self.spec.period
-        behind = self._clock() - due
+    def _wait(self) -> None:
+        """For the next deadline: they lie a period apart, however late the last tick was."""
+        self._due += self.spec.period
+        behind = self._clock() - self._due
         if behind > 0:
             self.tally.overruns += self.state is State.RUNNING
             self._late_in_a_row += 1
             # Deadlines that are over are left out: two commands in a row would be a jump.
-            return due + self.spec.period * int(behind / self.spec.period)
+            self._due += self.spec.period * int(behind / self.spec.period)
+            return
         self._late_in_a_row = 0
-        self._pace(due)
-        return due
+        self._pace(self._due)
 
-    def _tick(self, due: float) -> None:
-        started, begin = self._clock(), time.perf_counter()
+    def _tick(self) -> None:
+        due, started, begin = self._due, self._clock(), time.perf_counter()
         for operator in self.operators:
             operator.attend(self)
         self._obey()
+        if due != self._due:
+            # An episode has begun, and this is its first tick.
+            due, started, begin = self._due, self._clock(), time.perf_counter()
         seen = self._observe()
         observed = time.perf_counter()
         if seen is None or self.state in (State.IDLE, State.FAULT):
@@ -190,8 +193,11 @@ class Node:
                 except RobotError as error:
                     self.chain.stop(Reason.LATE_POLICY, str(error))
                     return Asked(self.chain.rest)
-            case State.HOMING:
+            case State.HOMING if not self._braking:
                 return Asked(self._homing.step(self.chain))
+            case State.HOMING if self.chain.resting:
+                self._set_out()
+                return Asked(self.chain.rest)
             case _:
                 return Asked(self.chain.rest)
 
@@ -282,7 +288,7 @@ class Node:
                 self._next()
             elif self.settings.auto:
                 self._finish(f"stopped by {why}; an operator must reset")
-        elif self.state is State.HOMING:
+        elif self.state is State.HOMING and not self._braking:
             if self._homing.arrived(command, seen) and self.chain.resting:
                 self._enter(State.ARMED)
             elif words := self._homing.overdue(seen, self._clock()):
@@ -350,6 +356,7 @@ class Node:
             self._tell(f"outside its limits, so it may only move inwards: {'; '.join(told.values())}")
         self._homing.goal = self.goal_from(seen.position)
         self._homing.begin(seen.position, self._clock())
+        self._braking = False
         self._enter(State.HOMING if self.episodes.travels else State.ARMED)
 
     def _start(self) -> None:
@@ -369,6 +376,8 @@ class Node:
             self.link.reach()
         self.pilot.begin(self.settings.instruction, self.episodes.seed, self.link.seen)
         self._enter(State.RUNNING)
+        # The arm stood still while all this took its time: deadlines begin with the episode.
+        self._due = self._clock()
 
     def problems(self) -> list[str]:
         """The checklist: why no episode may start now, in words; empty where all is well."""
@@ -390,11 +399,15 @@ class Node:
 
     def _next(self) -> None:
         """Brake, and go to where the next episode starts."""
-        gc.collect(0)
-        if self.episodes.travels:
-            self.episodes.lay_out()
-        self._homing.begin(self.chain.rest, self._clock())
+        self._braking = self.episodes.travels
         self._enter(State.HOMING if self.episodes.travels else State.ARMED)
+
+    def _set_out(self) -> None:
+        """Lay out the next episode and set out for it, which takes longer than a tick: the arm has come to rest."""
+        gc.collect(0)
+        self.episodes.lay_out()
+        self._homing.begin(self.chain.rest, self._clock())
+        self._braking, self._due = False, self._clock()
 
     def _fail(self, words: str) -> None:
         """The robot is lost: nothing more is sent until a reset."""
@@ -424,9 +437,9 @@ class Node:
         """Brake, hold by the robot's own means, and give the connection back."""
         try:
             if self.state not in (State.IDLE, State.FAULT, State.DISCONNECTED):
-                due = self._clock()
+                self._due = self._clock()
                 while not self.chain.resting:
-                    due = self._paced(due)
+                    self._wait()
                     self.robot.command(self.chain.step(self.chain.rest, Reading(self._clock())).position)
         except RobotError:
             self.robot.stop()

@@ -1,5 +1,6 @@
 """Every episode into a store, written beside the control loop: what is committed survives whatever happens next."""
 
+import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -165,6 +166,8 @@ class Recorder:
 
 def _write(pipe: Connection, path: Path) -> None:
     """Append what comes; answer each with nothing, or with what went wrong."""
+    # There is time: what moves the arm goes first.
+    os.nice(10)
     store = Store.open(path)
     while True:
         episode = cast("Episode", pipe.recv())

@@ -68,7 +68,7 @@ def sample(
     step = transitions.pictures.step if transitions.pictures else 0
 
     def batch(rows: Int64[Tensor, " B"], own: torch.Generator) -> Batch:
-        obs_, next_obs, action_, reward_, mask, *rest = table[rows].split(widths, 1)
+        obs_, next_obs, action_, reward_, mask, *rest = table.index_select(0, rows).split(widths, 1)
         if around is not None:
             obs_ = columns[0][around[rows]]
         obs_ = shown(transitions, obs_, rows if around is None else around[rows], own).flatten(1)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from vlmrl.errors import ConfigError
 from vlmrl.learn.batch import descend, drawn, polyak, windows
 from vlmrl.learn.looking import look, sees, shown
-from vlmrl.learn.sampling import Sampler, denoise, rounds
+from vlmrl.learn.sampling import Sampler, denoise, rounds, schedule
 from vlmrl.learn.unet import UNet
 from vlmrl.nn import Normaliser, saved_normaliser
 from vlmrl.types import Transitions
@@ -114,6 +114,9 @@ class ChunkPolicy(nn.Module):
         count = len(action.shift)
         self.sampler: Sampler = settings["sampler"]
         self.steps = int(settings["steps"])
+        if self.sampler != "euler":
+            # Seconds of imports, or their absence, belong here and not in the first decision.
+            schedule(self.sampler, int(settings["training_steps"]))
         self.chance = (rounds(self.sampler, self.steps), horizon, count)
         self.net = UNet(
             count, self.history * len(observation.shift), widths, time_width=settings["time_width"], generator=generator

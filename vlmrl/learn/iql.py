@@ -117,9 +117,7 @@ def init(config: Config, transitions: Transitions, *, generator: torch.Generator
     rates = [lambda _: 1.0, lambda step: cosine(step, config.updates) if config.actor_lr_decay else 1.0]
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, rates)
     state = State(q, target, v, actor, copy.deepcopy(actor), optimiser, schedule, product_dtype(config.precision))
-    # Measured (benchmarks/iql.py): without LayerNorm the compiled losses are slower than the plain ones.
-    when = "never" if config.compile == "auto" and not config.layer_norm else config.compile
-    state.loss = compiled(lambda batch: loss(config, state, batch), when, updates=config.updates)
+    state.loss = compiled(lambda batch: loss(config, state, batch), config.compile, updates=config.updates)
     return state
 
 

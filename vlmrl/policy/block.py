@@ -20,8 +20,9 @@ BLOCK = 16
 def in_blocks(
     function: Callable[..., Tensor], *columns: Float[np.ndarray, "B ..."], block: int = BLOCK
 ) -> Float[np.ndarray, "B ..."]:
-    """The function over rows of all columns, `block` rows at a time, the last block filled with zeros."""
+    """The function over rows of all columns, `block` rows at a time, the last filled with zeros; 0: as they come."""
     count, parts = len(columns[0]), list[np.ndarray]()
+    block = block or count
     for k in range(0, count, block):
         rows = [column[k : k + block] for column in columns]
         full = [np.zeros((block, *part.shape[1:]), np.float32) for part in rows]

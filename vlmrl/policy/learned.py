@@ -13,7 +13,7 @@ from vlmrl.artefact import load, save
 from vlmrl.errors import ConfigError
 from vlmrl.nn import PolicyNetwork
 from vlmrl.policy import frozen
-from vlmrl.policy.block import in_blocks, seen
+from vlmrl.policy.block import BLOCK, in_blocks, seen
 from vlmrl.sight import INSTRUCTIONS, sentence
 
 NETWORKS = {
@@ -39,6 +39,9 @@ class LearnedPolicy:
     spread: float = 1.0
     """Scale of the chance behind proposals: at 1 they spread as the network has learned, at 0 all are one, which is a
     Gaussian's mean."""
+    block: int = BLOCK
+    """Robots that are computed together, so that what one does never depends on how many others there are; 0: as many
+    as there are, which for one robot takes a third of the time."""
     _chance: dict[int, np.random.Generator] = field(default_factory=dict, repr=False)
     _sentence: dict[int, str] = field(default_factory=dict, repr=False)
 
@@ -65,7 +68,7 @@ class LearnedPolicy:
             count = len(next(iter(observations.values())))
             return self._drawn(observations, 1, [self._chance[k] for k in range(count)], 1.0)[:, 0]
         obs = self._seen(observations)
-        chunks = in_blocks(self.actor.draw, obs, np.zeros((len(obs), *self.actor.chance), np.float32))
+        chunks = in_blocks(self.actor.draw, obs, np.zeros((len(obs), *self.actor.chance), np.float32), block=self.block)
         return chunks.reshape(len(obs), -1, chunks.shape[-1] // self.chunk)
 
     def propose(
@@ -85,7 +88,7 @@ class LearnedPolicy:
     ) -> Float[np.ndarray, "B n h A"]:
         obs, shape = self._seen(observations), self.actor.chance
         chance = np.concatenate([g.standard_normal((n, *shape), np.float32) for g in generators]) * np.float32(spread)
-        chunks = in_blocks(self.actor.draw, np.repeat(obs, n, 0), chance)
+        chunks = in_blocks(self.actor.draw, np.repeat(obs, n, 0), chance, block=self.block)
         return chunks.reshape(len(obs), n, -1, chunks.shape[-1] // self.chunk)
 
     def _seen(self, observations: Mapping[str, np.ndarray]) -> Float[np.ndarray, "B D"]:

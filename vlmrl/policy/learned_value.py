@@ -12,7 +12,7 @@ from vlmrl.artefact import load, save
 from vlmrl.errors import DataError
 from vlmrl.nn import Critic
 from vlmrl.policy import frozen
-from vlmrl.policy.block import in_blocks, seen
+from vlmrl.policy.block import BLOCK, in_blocks, seen
 from vlmrl.sight import axes
 
 
@@ -27,6 +27,8 @@ class LearnedValue:
     """Data, reward and learner it was trained with; written to the card."""
     chunk: int = 1
     """Actions in a row that it values together."""
+    block: int = BLOCK
+    """Robots that are computed together, as in `LearnedPolicy`."""
 
     @property
     def cameras(self) -> tuple[str, ...]:
@@ -50,7 +52,7 @@ class LearnedValue:
             raise DataError(
                 f"critic {self.name!r} values actions of {width} numbers{several}, found {actions.shape[-1]}"
             )
-        return in_blocks(self.critic.value, obs, actions)
+        return in_blocks(self.critic.value, obs, actions, block=self.block)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write config, weights, normalisers and card."""
