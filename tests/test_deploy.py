@@ -1,5 +1,6 @@
 """The control node: states, stops and their reasons, seams counted in ticks, and the same motion as in evaluation."""
 
+import dataclasses
 import os
 import signal
 from collections.abc import Callable
@@ -247,6 +248,48 @@ def test_a_policy_of_another_robot_does_not_start(about: About, words: str) -> N
     assert ticks(made, 1, "start") is State.RUNNING
 
 
+def test_a_policy_that_says_nothing_of_its_data_is_followed_where_that_is_asked_for() -> None:
+    made = bench()
+    assert isinstance(made.node.pilot, PolicyPilot)
+    made.node.pilot.inference.about = About("another project's", trained=True)
+    ticks(made, 30, "home")
+    assert ticks(made, 1, "start") is State.ARMED
+    assert "does not say names and units of action" in made.told[-1]
+    assert "unchecked=true" in made.told[-1]
+    made.node.pilot.unchecked = True
+    assert ticks(made, 1, "start") is State.RUNNING
+
+
+def test_a_policy_of_part_of_the_state_is_held_against_that_part() -> None:
+    made = bench()
+    assert isinstance(made.node.pilot, PolicyPilot)
+    part = dataclasses.replace(trained(), keys=("state:2:4",), shift=np.zeros(2), scale=np.array([1.0, 0.001]))
+    made.node.pilot.inference.about = part
+    ticks(made, 30, "home")
+    assert ticks(made, 1, "start") is State.ARMED
+    assert f"{SPEC.names[3]} is" in made.told[-1], made.told[-1]
+    made.node.pilot.inference.about = dataclasses.replace(part, scale=np.ones(2))
+    assert ticks(made, 1, "start") is State.RUNNING
+
+
+def test_a_policy_that_sees_is_shown_the_latest_picture_and_needs_its_camera() -> None:
+    made = bench()
+    assert isinstance(made.node.pilot, PolicyPilot)
+    inference, asked = made.node.pilot.inference, list[Any]()
+    ask = inference.ask
+    inference.ask = lambda observation, tick: (asked.append(dict(observation)), ask(observation, tick))[1]  # type: ignore[method-assign]
+    inference.about = dataclasses.replace(trained(), cameras=("wrist",))
+    ticks(made, 30, "home")
+    assert ticks(made, 1, "start") is State.ARMED
+    assert "looks through camera 'wrist', and here are: eye" in made.told[-1]
+    inference.about = dataclasses.replace(trained(), cameras=("eye",))
+    assert ticks(made, 10, "start") is State.RUNNING
+    assert [one["image/eye"].shape for one in asked] == [(4, 4, 3)] * len(asked)
+    assert asked
+    ticks(made, 1, "success")
+    assert set(made.recorder.episodes[0].obs) == {"state"}
+
+
 def test_the_checklist_names_what_is_wrong() -> None:
     made = bench(heartbeat=True, instruction="")
     made.world.still = made.world.unheard = made.world.full = True
@@ -414,18 +457,17 @@ def test_the_report_counts_and_fails_what_crosses_a_threshold() -> None:
 # ---- the same as in evaluation
 
 
-def lockstep(folder: Path, **given: Any) -> Any:
+def lockstep(folder: Path, policy: str = "expert", **given: Any) -> Any:
     """Run the node on the twin in lock step; its store."""
     from vlmrl.cli.deploy import DeployConfig, node
     from vlmrl.evaluate.candidates import Candidate
     from vlmrl.sim import load_task
     from vlmrl.store import Store
 
-    config = DeployConfig(
-        policy="expert", driver="mujoco", lockstep=True, cameras=(), whole=True, store=str(folder / "s"), **given
-    )
+    settings = {"cameras": (), "whole": True, "store": str(folder / "s"), **given}
+    config = DeployConfig(policy=policy, driver="mujoco", lockstep=True, **settings)
     task = load_task(config.task)
-    pilot = PolicyPilot(Inline(Candidate("expert").make(task)), SPEC, ActionQueue("hold"), 0)
+    pilot = PolicyPilot(Inline(Candidate(policy).make(task)), SPEC, ActionQueue("hold"), 0)
     folder.mkdir(exist_ok=True)
     with node(config, pilot, folder, whole=True) as made:
         report = made.run()
@@ -449,3 +491,27 @@ def test_lock_step_and_evaluation_give_the_same_trajectory(task: str, tmp_path: 
         np.testing.assert_allclose(one.requested[:-1], other.action[:-1], atol=1e-6)
         assert one.success == other.success
         assert one.seed == other.seed
+
+
+def test_a_policy_that_sees_acts_in_lock_step_as_in_evaluation(tmp_path: Path) -> None:
+    from vlmrl import config as configuration
+    from vlmrl.cli import jobs
+    from vlmrl.cli.train import Training, train_all
+    from vlmrl.evaluate.candidates import Candidate
+    from vlmrl.evaluate.collect import record
+    from vlmrl.sim import load_task
+
+    shown = lockstep(tmp_path / "demo", seed=0, episodes=6, seconds=0.4, cameras=("judge",), picture_every=1)
+    assert len(shown.episode(shown.episodes.id[0]).obs["state"]) == 21
+    jobs.register()
+    settings = ["learner=diffusion", *(f"learner.{one}" for one in ("updates=2", "batch=4", "hidden=[8,8]", "steps=2"))]
+    learner = configuration.compose("train", settings)["learner"]
+    place = str(tmp_path / "policy")
+    sees = Training("sees", 0, str(shown.path), None, learner, ("state:0:6",), place, cameras=("judge",))
+    train_all([sees], workers=1)
+    store = lockstep(tmp_path / "run", place, seed=5, episodes=1, seconds=0.4)
+    loaded = load_task("so101/reach")
+    (other,) = record(loaded, Candidate(place).make(loaded), [5])
+    one = store.episode(store.episodes.id[0])
+    assert len(one.obs["state"]) == 21
+    np.testing.assert_array_equal(one.obs["state"], other.obs["state"][:21])

@@ -14,10 +14,13 @@ from tests.test_learn import bandit, constant_net
 from vlmrl.errors import ConfigError, DataError
 from vlmrl.learn import calql, diffusion, filtered_bc, flow, idql, iql, learner, sac, td3bc
 from vlmrl.learn.batch import Batch
+from vlmrl.learn.checkpoint import walk
 from vlmrl.learn.choosing import energy_score, fitted_value, parted
 from vlmrl.learn.chunks import windows
+from vlmrl.learn.device import carried, move
 from vlmrl.learn.macro import chunked
 from vlmrl.learn.sampling import FLOW_TIME, denoise, rounds, schedule
+from vlmrl.nn import pick_device
 from vlmrl.policy import LearnedPolicy, LearnedValue, RerankedPolicy
 from vlmrl.types import Transitions
 
@@ -493,3 +496,34 @@ def test_fitted_q_evaluation_ranks_policies_as_their_returns_do() -> None:
     # Rewards are actions in deviations: worth v / deviation now and, at discount 0.5, as much again afterwards.
     wanted = 2 * 0.8 / float(data.reward.std())
     assert high - low == pytest.approx(wanted, rel=0.25)
+
+
+SMALL: dict[str, dict[str, Any]] = {
+    "diffusion": {"hidden": (8, 16), "time_width": 8, "horizon": 8, "execute": 4},
+    "flow": {"hidden": (8, 16), "time_width": 8, "horizon": 8, "execute": 4},
+}
+
+
+@pytest.mark.parametrize("name", ["bc", "calql", "diffusion", "filtered_bc", "flow", "iql", "sac", "td3bc"])
+def test_an_update_meets_no_tensor_of_another_device(name: str) -> None:
+    # PyTorch's device "meta" holds shapes only: like a GPU it refuses to compute with what lies elsewhere.
+    module, meta = learner(name), torch.device("meta")
+    config = module.Config(**{"hidden": (8,), "batch": 4, **SMALL.get(name, {})})
+    state = module.init(config, bandit(32), generator=seeded())
+    batch = next(carried(module.batches(config, bandit(32), generator=seeded()), meta))
+    for owner, field, _, part in walk(state):
+        # Between these two devices a tensor cannot stay the same one.
+        if isinstance(part, Tensor) and part.requires_grad:
+            setattr(owner, field, part.detach().to(meta).requires_grad_())
+    move(state, meta)
+    found = module.update(config, state, batch)
+    assert {value.device.type for value in found.values()} == {"meta"}
+    with pytest.raises((RuntimeError, NotImplementedError), match=r"meta|device"):
+        module.update(config, state, next(module.batches(config, bandit(32), generator=seeded())))
+
+
+def test_a_device_that_is_not_there_is_named() -> None:
+    with pytest.raises(ConfigError, match=r"no device 'cuda:7': PyTorch finds \d+ CUDA devices here"):
+        pick_device("cuda:7")
+    with pytest.raises(ConfigError, match="unknown device 'tpus'"):
+        pick_device("tpus")

@@ -406,7 +406,7 @@ def test_a_frozen_encoder_can_stand_for_eyes(tmp_path: Path) -> None:
         embedding("embedding/eye")
 
 
-def test_a_served_policy_asks_for_its_pictures_and_a_robot_that_has_none_refuses_it(tmp_path: Path) -> None:
+def test_a_served_policy_asks_for_its_pictures(tmp_path: Path) -> None:
     pytest.importorskip("msgpack")
     from deploy_fakes import SPEC
     from test_policy_server import serving
@@ -428,7 +428,7 @@ def test_a_served_policy_asks_for_its_pictures_and_a_robot_that_has_none_refuses
     seeds = [int(np.random.default_rng(k).integers(2**63)) for k in range(2)]
     np.testing.assert_array_equal(found, policy.propose(seen, 2, [np.random.default_rng(seed) for seed in seeds]))
     pilot = PolicyPilot(Inline(policy), SPEC, ActionQueue("hold"), 0)
-    assert pilot.problems(SPEC, {}) == ["the policy looks through eye, and the control loop shows it no pictures"]
+    assert pilot.inference.about.cameras == ("eye",)
     assert pilot.inference.about.shift is not None
     assert len(pilot.inference.about.shift) == 2
 

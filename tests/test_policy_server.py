@@ -4,7 +4,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Generator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Any
 from urllib.request import urlopen
 
@@ -21,11 +21,12 @@ from tests.test_learn import bandit  # noqa: E402
 from tests.test_learners import seeded  # noqa: E402
 from vlmrl.annotate.people.tokens import Tokens  # noqa: E402
 from vlmrl.cli.serve_policy import ServePolicyConfig, serve  # noqa: E402
+from vlmrl.deploy.inference import About  # noqa: E402
 from vlmrl.deploy.policy_server import Limits, PolicyServer  # noqa: E402
 from vlmrl.errors import ConfigError, DataError  # noqa: E402
 from vlmrl.evaluate.candidates import Candidate  # noqa: E402
 from vlmrl.learn import bc, flow  # noqa: E402
-from vlmrl.policy import LearnedPolicy, RemotePolicy, RerankedPolicy, wire  # noqa: E402
+from vlmrl.policy import LearnedPolicy, RemotePolicy, RerankedPolicy, UniformPolicy, wire  # noqa: E402
 
 TOKEN = "a-token-of-some-length"
 
@@ -343,3 +344,18 @@ def test_arrays_survive_the_wire() -> None:
     assert found["c"]["d"].shape == (0, 2)
     with pytest.raises(DataError, match="dtype object"):
         wire.pack({"a": np.array([{}])})
+
+
+def test_a_client_learns_what_the_policy_was_trained_on() -> None:
+    columns = {"action": {"names": ["x"], "units": ["m"]}}
+    policy = LearnedPolicy(cloned().actor, "cloned", facts={"columns": columns})
+    with serving(policy) as port, closing(RemotePolicy(f"ws://127.0.0.1:{port}")) as remote:
+        mine, theirs = About.of(policy), About.of(remote)
+    assert theirs.columns == columns
+    assert theirs.keys == mine.keys
+    np.testing.assert_allclose(theirs.shift, mine.shift)
+    np.testing.assert_allclose(theirs.scale, mine.scale)
+    with serving(UniformPolicy(1)) as port, closing(RemotePolicy(f"ws://127.0.0.1:{port}")) as remote:
+        nothing = About.of(remote)
+    assert nothing.trained
+    assert not nothing.columns

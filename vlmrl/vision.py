@@ -50,7 +50,10 @@ class SpatialSoftmax(nn.Module):
         """Expected coordinates under the softmax of each map over its places."""
         maps = self.maps(x).float()
         share = maps.flatten(2).softmax(2).reshape(maps.shape)
-        across, down = (torch.linspace(-1, 1, n) if n > 1 else torch.zeros(1) for n in (maps.shape[3], maps.shape[2]))
+        across, down = (
+            torch.linspace(-1, 1, n, device=x.device) if n > 1 else torch.zeros(1, device=x.device)
+            for n in (maps.shape[3], maps.shape[2])
+        )
         return torch.cat([(share.sum(2) * across).sum(2), (share.sum(3) * down).sum(2)], 1)
 
 

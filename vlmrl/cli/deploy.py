@@ -28,7 +28,7 @@ from vlmrl.deploy.seams import ActionQueue
 from vlmrl.deploy.state import Settings
 from vlmrl.deploy.terminal import HELP, jog_help, terminal
 from vlmrl.deploy.v4l2 import V4l2Feed
-from vlmrl.errors import ConfigError, RobotError
+from vlmrl.errors import ConfigError, RobotError, unknown
 from vlmrl.evaluate.candidates import Candidate, Steering
 from vlmrl.robot import Robot, RobotSpec, load_robot
 from vlmrl.runfolder import masked, provenance, write_json
@@ -36,6 +36,8 @@ from vlmrl.safety import Config as SafetyConfig
 from vlmrl.safety import SafetyChain, Thresholds
 from vlmrl.sim import load_task
 
+SHOWN_HZ, SEEN_HZ = 10.0, 30.0
+"""Pictures a second of a simulated camera: for people, and for a policy."""
 WELL = ("all episodes done", "ended by the operator")
 """Ends that are no failure."""
 
@@ -90,7 +92,8 @@ class DeployConfig(Hardware):
     """Run a policy on a robot, or on its twin: on time, inside limits, every episode recorded."""
 
     policy: str = ""
-    """Folder or hub id of a saved policy; expert: the task's scripted expert; random."""
+    """Folder or hub id of a saved policy, or a policy server at ws://HOST:PORT; expert: the task's scripted expert;
+    random."""
     critic: str | None = None
     """Folder of a saved critic, by which the policy's chunks are chosen (V-GPS)."""
     samples: int = 10
@@ -109,6 +112,8 @@ class DeployConfig(Hardware):
     """Control ticks that fade and anchor take."""
     ahead: int | None = None
     """Ask for the next chunk while so many actions are left; null: as measured."""
+    unchecked: bool = False
+    """Run a policy that does not say names and units of what it sees and does, as servers of other projects do not."""
     whole: bool = False
     """Run each episode to the task's horizon, after success too."""
 
@@ -140,7 +145,8 @@ def main(content: Mapping[str, Any], folder: Path) -> None:
     task, spec = load_task(config.task), _spec(config)
     inference: Inference = Inline(candidate.make(task)) if config.lockstep else Worker(candidate, task)
     queue = ActionQueue("hold" if config.lockstep else config.seam, config.fade)
-    pilot = PolicyPilot(inference, spec, queue, 0 if config.lockstep else config.ahead, wait_s=0.5 * spec.period)
+    ahead, wait_s = 0 if config.lockstep else config.ahead, 0.5 * spec.period
+    pilot = PolicyPilot(inference, spec, queue, ahead, wait_s=wait_s, unchecked=config.unchecked)
     run(config, pilot, folder, whole=config.whole)
 
 
@@ -187,7 +193,8 @@ def node(config: Hardware, pilot: Pilot, folder: Path, *, whole: bool) -> Genera
     """A node with everything that belongs to it, closed afterwards."""
     spec, task = _spec(config), load_task(config.task)
     real = v4l2.cameras(config.devices)
-    drawn = tuple(camera for camera in config.cameras if camera not in real)
+    seen = pilot.inference.about.cameras if isinstance(pilot, PolicyPilot) else ()
+    drawn = tuple(camera for camera in dict.fromkeys((*config.cameras, *seen)) if camera not in real)
     with ExitStack() as stack:
         stack.callback(pilot.close)
         simulated = (config.driver or spec.driver) == "mujoco"
@@ -197,6 +204,10 @@ def node(config: Hardware, pilot: Pilot, folder: Path, *, whole: bool) -> Genera
             raise ConfigError("devices are for a robot in real time: with lockstep=true time waits, and no camera does")
         scene = Scene(task, spec, follows=not simulated)
         stack.callback(scene.close)
+        if wrong := [camera for camera in drawn if camera not in task.cameras]:
+            raise unknown("camera", wrong[0], task.cameras)
+        if not simulated and (unreal := [name for name in seen if name in drawn]):
+            print(f"the policy sees simulated pictures: name the real one by devices={{{unreal[0]}: /dev/video0}}")
         connected = _robot(config, spec, scene, simulated)
         path = Path(config.store or folder / "store")
         open_store(path, scene, spec)
@@ -218,7 +229,8 @@ def node(config: Hardware, pilot: Pilot, folder: Path, *, whole: bool) -> Genera
         )
         feeds: list[Feed] = []
         for camera in () if config.lockstep else (*drawn, *real):
-            feeds.append(V4l2Feed(camera, real[camera]) if camera in real else SimulatedFeed(camera, task))
+            hz = SEEN_HZ if camera in seen else SHOWN_HZ
+            feeds.append(V4l2Feed(camera, real[camera]) if camera in real else SimulatedFeed(camera, task, hz=hz))
             stack.callback(feeds[-1].close)
         own = isinstance(connected, twin.Twin) and config.lockstep
         made = Node(

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from tqdm import tqdm
 
 from vlmrl import config as configuration
@@ -25,11 +26,11 @@ from vlmrl.learn.macro import LEARNERS as CHUNKED
 from vlmrl.learn.macro import chunked
 from vlmrl.learn.stacked import stackable
 from vlmrl.learn.weighting import Sampling, weighted
-from vlmrl.nn import PolicyNetwork, product_dtype
+from vlmrl.nn import PolicyNetwork, pick_device, product_dtype
 from vlmrl.policy import LearnedPolicy, LearnedValue
 from vlmrl.policy.frozen import text_vector
 from vlmrl.runfolder import Metrics, masked, provenance, read_json, write_json
-from vlmrl.sight import EMBEDDING, Sight, embedding, sentence
+from vlmrl.sight import EMBEDDING, Sight, embedding, named, sentence
 from vlmrl.sim import load_task, make
 from vlmrl.store import Store
 from vlmrl.store.autoreset import autoresets
@@ -93,6 +94,8 @@ class TrainConfig:
     tracker: TrackerName = "jsonl"
     """Where figures go besides metrics.jsonl: tensorboard (event files beside it), or wandb (settings in its own
     environment variables)."""
+    device: str = "auto"
+    """Where networks are trained: auto (on GPUs in turn, where there are some), cpu, cuda, cuda:1."""
     together: bool = True
     """Train the seeds of a process as one batched program, where the learner can (iql, bc): the same numbers up to
     rounding in less time. false: each alone, bit for bit as it would be without the others."""
@@ -125,6 +128,7 @@ class Training:
     chunk: int = 1
     choose: Rule = "last"
     held_out: float = 0.1
+    device: str = "auto"
 
     @property
     def discount(self) -> float:
@@ -172,7 +176,8 @@ class Training:
     @property
     def columns(self) -> tuple[str, ...]:
         """Columns of the store that are seen and done."""
-        return (*(f"obs/{key}" for key in self.obs), "action")
+        numbers = dict.fromkeys(named(key)[0] for key in self.obs if not embedding(key) and not sentence(key))
+        return (*(f"obs/{name}" for name in numbers), "action")
 
     def config(self) -> Any:
         """The learner's settings."""
@@ -276,6 +281,7 @@ def main(content: Mapping[str, Any], folder: Path) -> None:
             config.chunk,
             config.choose,
             config.held_out,
+            config.device,
         )
         for seed in config.seeds
     ]
@@ -292,7 +298,8 @@ def train_all(trainings: Sequence[Training], *, workers: int, together: bool = T
     with tqdm(
         total=total, desc="train", unit="update", unit_scale=True, dynamic_ncols=True, disable=not missing
     ) as bar:
-        for bundle in side_by_side(train, bundles(missing, workers, together=together), workers=workers):
+        programs = spread(bundles(missing, workers, together=together), torch.cuda.device_count())
+        for bundle in side_by_side(train, programs, workers=workers):
             seeds = ", ".join(str(t.seed) for t in bundle)
             bar.set_postfix_str(f"{bundle[-1].name}, seed {seeds}", refresh=False)
             bar.update(sum(int(t.learner["updates"]) for t in bundle))
@@ -310,6 +317,14 @@ def bundles(trainings: Sequence[Training], workers: int, *, together: bool = Tru
         tuple(group[k] for k in part.tolist())
         for group in groups.values()
         for part in np.array_split(np.arange(len(group)), min(max(count, -(-len(group) // WIDEST)), len(group)))
+    ]
+
+
+def spread(programs: Sequence[tuple[Training, ...]], count: int) -> list[tuple[Training, ...]]:
+    """The programs that may choose their device on `count` GPUs in turn."""
+    return [
+        tuple(replace(t, device=f"cuda:{k % count}") if count and t.device == "auto" else t for t in program)
+        for k, program in enumerate(programs)
     ]
 
 
@@ -340,6 +355,7 @@ def train(bundle: Sequence[Training]) -> None:
             kept=checkpoint,
             facts={"trainings": [training.facts() for training in bundle]},
             quiet=True,
+            device=pick_device(first.device),
         )
     for training, learned, own, folder in zip(bundle, trained, facts, folders, strict=True):
         if learned.critic is not None:

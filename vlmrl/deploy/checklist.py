@@ -36,6 +36,10 @@ def problems(
         age = np.inf if feed.latest is None else now - feed.latest.time
         if feed.failed or not age < _FRESH_S:
             found.append(feed.failed or f"camera {feed.name!r} has given no picture for {age:.1f} s")
+    if isinstance(pilot, PolicyPilot):
+        blind = [name for name in pilot.inference.about.cameras if name not in episodes.cameras]
+        here = ", ".join(episodes.cameras) or "none"
+        found += [f"the policy looks through camera {name!r}, and here are: {here}" for name in blind]
     found += pilot.problems(spec, described(episodes.scene, spec))
     if isinstance(pilot, PolicyPilot) and not found:
         strange = pilot.strange(episodes.scene.observe(), episodes.scene.env.state_names)

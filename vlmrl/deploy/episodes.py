@@ -12,6 +12,7 @@ from vlmrl.deploy.scene import Scene
 from vlmrl.deploy.state import Settings
 from vlmrl.robot import Observed, RobotSpec
 from vlmrl.safety import Reason
+from vlmrl.sight import PREFIX
 
 DISCARDED = -2
 """An outcome that leaves no episode behind."""
@@ -99,6 +100,21 @@ class Episodes:
             self._rows.look(feed.name, latest.pixels if due and latest else None)
         for camera in self._settings.drawn:
             self._rows.look(camera, scene.frame(camera) if due else None)
+
+    @property
+    def cameras(self) -> tuple[str, ...]:
+        """Whose pictures there are."""
+        return (*(feed.name for feed in self.feeds), *self._settings.drawn)
+
+    def pictured(self, observation: Mapping[str, np.ndarray], cameras: Sequence[str]) -> Mapping[str, np.ndarray]:
+        """The observation with the latest picture of each camera, for a policy that sees; it is not recorded so."""
+        latest = {feed.name: feed.latest.pixels for feed in self.feeds if feed.latest and feed.name in cameras}
+        drawn = [name for name in cameras if name in self._settings.drawn and self.scene is not None]
+        return {
+            **observation,
+            **{f"{PREFIX}{name}": pixels for name, pixels in latest.items()},
+            **{f"{PREFIX}{name}": self.scene.frame(name) for name in drawn if self.scene},
+        }
 
     def over(self) -> tuple[int, str] | None:
         """Outcome and words, where the row that was begun last is the episode's last."""

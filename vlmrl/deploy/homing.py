@@ -9,6 +9,8 @@ from vlmrl.safety import Command, SafetyChain
 _SLOWLY = 0.25
 """Share of each joint's speed at which targets move."""
 LONGEST_S = 30.0
+_THERE, _STILL = 1e-3, 0.05
+"""rad, as commanded, and rad/s, as measured."""
 
 
 class Homing:
@@ -35,11 +37,17 @@ class Homing:
 
     def arrived(self, command: Command, seen: Observed) -> bool:
         """Whether the joints were told to be there, and do not move."""
-        return bool(np.abs(command.position - self.goal).max() < 1e-3 and np.abs(seen.velocity).max() < 0.05)
+        return bool(np.abs(command.position - self.goal).max() < _THERE and np.abs(seen.velocity).max() < _STILL)
 
-    def overdue(self, seen: Observed, now: float) -> str:
+    def overdue(self, command: Command, seen: Observed, now: float) -> str:
         """In words, which joint keeps it so long; empty while there is time."""
         if now - self._since <= LONGEST_S:
             return ""
-        away = int(np.abs(seen.position - self.goal).argmax())
-        return f"not there after {LONGEST_S:.0f} s: {self._spec.names[away]}"
+        away, speed = np.abs(command.position - self.goal), np.abs(seen.velocity)
+        k = int(away.argmax() if away.max() >= _THERE else speed.argmax())
+        why = "; ".join(command.reasons.values())
+        return (
+            f"not there after {LONGEST_S:.0f} s: {self._spec.names[k]} is at {seen.position[k]:.3f} rad, told to be at "
+            f"{command.position[k]:.3f} on the way to {self.goal[k]:.3f}, and moves at {speed[k]:.2f} rad/s"
+            f"{f' ({why})' if why else ''}"
+        )

@@ -17,7 +17,7 @@ from vlmrl.deploy.clock import now
 from vlmrl.errors import RobotError, VlmrlError
 from vlmrl.evaluate.candidates import Candidate
 from vlmrl.evaluate.rollout import fresh
-from vlmrl.policy import LearnedPolicy, LearnedValue, RerankedPolicy
+from vlmrl.policy import LearnedPolicy, LearnedValue, RemotePolicy, RerankedPolicy
 from vlmrl.sim import Task
 from vlmrl.types import Policy, cameras, history
 
@@ -45,6 +45,11 @@ class About:
     def of(cls, policy: Policy) -> "About":
         """Ask the policy."""
         base = policy.base if isinstance(policy, RerankedPolicy) else policy
+        if isinstance(base, RemotePolicy):
+            told = base.about
+            shift, scale = (np.array(told[key]) if key in told else None for key in ("shift", "scale"))
+            keys = tuple(told.get("keys", ()))
+            return cls(policy.name, history(policy), True, told.get("columns", {}), keys, shift, scale, cameras(policy))
         if not isinstance(base, LearnedPolicy):
             return cls(policy.name, history(policy), cameras=cameras(policy))
         normaliser, eyes = base.actor.observation, base.actor.eyes
@@ -52,6 +57,13 @@ class About:
         shift, scale = (part[:count].detach().cpu().numpy().copy() for part in (normaliser.shift, normaliser.scale))
         columns, looks = base.facts.get("columns", {}), cameras(policy)
         return cls(policy.name, history(policy), True, columns, base.keys, shift, scale, looks)
+
+    def told(self) -> dict[str, Any]:
+        """What a client of a policy server must know of its training data, as plain values; {} where none is known."""
+        if self.shift is None or self.scale is None:
+            return {}
+        normaliser = {"shift": self.shift.tolist(), "scale": self.scale.tolist()}
+        return {"keys": list(self.keys), "columns": dict(self.columns), **normaliser}
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,8 @@ from vlmrl.errors import DataError, RobotError, unknown
 from vlmrl.robot import Observed, Robot
 from vlmrl.safety import Command, Reading, Reason, Response, SafetyChain
 
+_SAME_S = 1e-6
+"""A deadline is met to within this: in lock step, where the clock stands on it, sums of periods round differently."""
 _READY_S = 30.0
 """How long an automatic run waits for its checklist: cameras need a moment."""
 
@@ -125,7 +127,7 @@ class Node:
         """For the next deadline: they lie a period apart, however late the last tick was."""
         self._due += self.spec.period
         behind = self._clock() - self._due
-        if behind > 0:
+        if behind > _SAME_S:
             self.tally.overruns += self.state is State.RUNNING
             self._late_in_a_row += 1
             # Deadlines that are over are left out: two commands in a row would be a jump.
@@ -178,6 +180,8 @@ class Node:
         observation = self.episodes.look(seen, self._clock(), record=running)
         if running and (over := self.episodes.over()) is not None:
             self._end(*over)
+        if running and isinstance(self.pilot, PolicyPilot) and (cameras := self.pilot.inference.about.cameras):
+            return self.episodes.pictured(observation, cameras)
         return observation
 
     # ---- ask
@@ -291,7 +295,7 @@ class Node:
         elif self.state is State.HOMING and not self._braking:
             if self._homing.arrived(command, seen) and self.chain.resting:
                 self._enter(State.ARMED)
-            elif words := self._homing.overdue(seen, self._clock()):
+            elif words := self._homing.overdue(command, seen, self._clock()):
                 self.chain.stop(Reason.TRACKING, words)
         elif self.state is State.ARMED and self.settings.auto and self.pilot is not None:
             self.say("start")

@@ -13,6 +13,7 @@ from vlmrl.deploy.seams import ActionQueue
 from vlmrl.errors import RobotError
 from vlmrl.evaluate.recent import Recent
 from vlmrl.robot import Observed, Robot, RobotSpec
+from vlmrl.sight import embedding, named, sentence
 
 _FARTHEST = 20.0
 """Deviations of the training data by which an observation may differ from its mean and still be in the same unit."""
@@ -75,6 +76,8 @@ class PolicyPilot:
     """Ask while so many actions are left; None: as many as the slowest of the last answers took, and one more."""
     wait_s: float = 0.0
     """How long a tick without an action waits for one."""
+    unchecked: bool = False
+    """Follow a policy that says no names and units, as servers of other projects do not."""
     infer_s: list[float] = field(default_factory=list[float])
     """What each answer took, in the policy's process."""
     note: str = ""
@@ -135,9 +138,7 @@ class PolicyPilot:
     def problems(self, spec: RobotSpec, columns: Mapping[str, Mapping[str, object]]) -> list[str]:
         """Names and units of its data against the robot's."""
         about = self.inference.about
-        if about.cameras:
-            return [f"the policy looks through {', '.join(about.cameras)}, and the control loop shows it no pictures"]
-        if not about.trained:
+        if not about.trained or (self.unchecked and not about.columns):
             return []
         found = [mismatch(key, about.columns.get(key), columns.get(key)) for key in _wanted(about)]
         return [one for one in found if one]
@@ -145,13 +146,20 @@ class PolicyPilot:
     def strange(self, observation: Mapping[str, np.ndarray], names: Sequence[str]) -> str:
         """What of an observation lies so far from the training data that it must be in another unit; else nothing."""
         about = self.inference.about
-        if about.shift is None or about.scale is None or about.keys != ("state",):
+        if about.shift is None or about.scale is None:
             return ""
-        away = np.abs((observation["state"] - about.shift) / about.scale)
-        k = int(away.argmax())
-        if away[k] <= _FARTHEST:
-            return ""
-        return f"{names[k]} is {observation['state'][k]:.3g}, {away[k]:.0f} deviations from the training data"
+        first = 0
+        for key in about.keys:
+            name, part = named(key)
+            if name not in observation:
+                break
+            values, called = observation[name][part], names[part] if name == "state" else [key] * len(names)
+            here = slice(first, first := first + len(values))
+            away = np.abs((values - about.shift[here]) / about.scale[here])
+            if away.max() > _FARTHEST:
+                k = int(away.argmax())
+                return f"{called[k]} is {values[k]:.3g}, {away[k]:.0f} deviations from the training data"
+        return ""
 
     def figures(self) -> dict[str, Any]:
         """What a report says of it."""
@@ -164,13 +172,15 @@ class PolicyPilot:
 
 
 def _wanted(about: About) -> list[str]:
-    return [*(f"obs/{key}" for key in about.keys), "action"]
+    numbers = dict.fromkeys(named(key)[0] for key in about.keys if not embedding(key) and not sentence(key))
+    return [*(f"obs/{name}" for name in numbers), "action"]
 
 
 def mismatch(column: str, trained: Mapping[str, object] | None, here: Mapping[str, object] | None) -> str:
     """Where names or units of a column differ between training data and robot, in words; empty where they agree."""
     if not trained or "names" not in trained or "units" not in trained:
-        return f"the policy does not say names and units of {column} in its training data; train it again"
+        hint = "train it again, or say unchecked=true"
+        return f"the policy does not say names and units of {column} in its training data; {hint}"
     if here is None:
         return f"the policy sees {column}, which this robot does not show"
     for what in ("names", "units"):

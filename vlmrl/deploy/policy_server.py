@@ -20,6 +20,7 @@ import numpy as np
 from jaxtyping import Float, Real
 
 from vlmrl.annotate.people.tokens import Tokens
+from vlmrl.deploy.inference import About
 from vlmrl.errors import DataError, VlmrlError
 from vlmrl.policy import wire
 from vlmrl.sight import PREFIX as PICTURE
@@ -74,7 +75,13 @@ class PolicyServer:
         """Serve a policy that sees the observations `keys`; without tokens whoever reaches the port is served."""
         self.policy, self.keys, self.tokens, self.limits = policy, tuple(keys), tokens, limits or Limits()
         self.history = history(policy)
-        facts = {"name": policy.name, "keys": list(keys), "history": self.history, "weights": weights}
+        facts = {
+            "name": policy.name,
+            "keys": list(keys),
+            "history": self.history,
+            "weights": weights,
+            "about": About.of(policy).told(),
+        }
         self.metadata = wire.pack({wire.OURS: facts})
         self._waiting: asyncio.Queue[Question] = asyncio.Queue()
         self._clients = self._connected = 0

@@ -1,5 +1,6 @@
 """Offline learners: one algorithm a file, each with Config, batches, init, loss, update, policy."""
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -12,6 +13,7 @@ import torch
 from vlmrl import loop
 from vlmrl.errors import ConfigError, unknown
 from vlmrl.learn import checkpoint
+from vlmrl.learn.device import carried, move
 from vlmrl.learn.stacked import Stack, abreast, stackable
 from vlmrl.nn import Critic, PolicyNetwork
 from vlmrl.runfolder import Metrics
@@ -97,8 +99,11 @@ def fit_seeds(
     kept: Path | None = None,
     facts: Mapping[str, Any] | None = None,
     quiet: bool = False,
+    device: torch.device | str = "cpu",
 ) -> list[Learned]:
     """Train several seeds as one batched program, each on its own transitions; the rest is as in `fit`.
+
+    Networks are trained on `device`, and are the processor's again in what is returned or measured.
 
     Raises:
         ConfigError: if there are several, and the learner cannot be trained so.
@@ -115,10 +120,13 @@ def fit_seeds(
     streams = list(dict.fromkeys([*generators, *chances]))
     stack = stacked(module, config, transitions[0], states) if len(states) > 1 else None
     joint, feed = (stack.joint, abreast(batches)) if stack else (states[0], batches[0])
+    where = torch.device(device)
+    move(joint, where)
     if clip_norm:
         checkpoint.clip_gradients(joint, clip_norm, seeds=len(seeds))
     facts = {**(facts or {}), "learner": name, "config": repr(config), "seeds": list(seeds), "clip_norm": clip_norm}
     start = checkpoint.restore(kept, joint, streams, facts=facts) if kept is not None and kept.is_file() else 0
+    move(joint, where)
     if kept is not None:
         for one in metrics:
             one.cut(start)
@@ -131,7 +139,8 @@ def fit_seeds(
     def measure(step: int) -> Mapping[str, float]:
         if stack:
             stack.write_back()
-        found = [one(step, policy) if one else None for one, policy in zip(at, policies, strict=True)]
+        shown = policies if stack or where.type == "cpu" else [copy.deepcopy(policy).cpu() for policy in policies]
+        found = [one(step, policy) if one else None for one, policy in zip(at, shown, strict=True)]
         return {f"{k}/{key}": value for k, own in enumerate(found) for key, value in (own or {}).items()}
 
     def save(step: int) -> None:
@@ -140,7 +149,7 @@ def fit_seeds(
 
     loop.fit(
         update,
-        feed,
+        carried(feed, where),
         updates=config.updates,
         name="train",
         metrics=Each(tuple(metrics)),
@@ -150,6 +159,7 @@ def fit_seeds(
         start=start,
         quiet=quiet,
     )
+    move(joint, torch.device("cpu"))
     if stack:
         stack.write_back()
     critic = getattr(module, "critic", lambda _: None)

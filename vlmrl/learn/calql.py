@@ -112,7 +112,7 @@ def backup(config: Config, state: State, batch: Batch) -> Float[Tensor, " B"]:
 def conservative_loss(config: Config, state: State, batch: Batch, q_data: Float[Tensor, "2 B"]) -> Float[Tensor, ""]:
     """The logsumexp over all groups of (Q - log density), minus Q of the data; averaged, summed over the critics."""
     n, (count, width) = config.actions, batch.action.shape
-    uniform = 2 * torch.rand((n, count, width), generator=state.generator) - 1
+    uniform = 2 * torch.rand((n, count, width), generator=state.generator).to(batch.action) - 1
     terms = [_valued(state.q, batch.obs, uniform) + width * math.log(2)]
     for obs in (batch.obs, batch.next_obs):
         actions, log_prob = _drawn(state, obs, n)

@@ -59,8 +59,8 @@ def init(config: Config, transitions: Transitions, *, generator: torch.Generator
 
 def loss(config: Config, state: State, batch: ChunkBatch) -> dict[str, Tensor]:
     """Mean squared error of the noise found in sqrt(abar) * chunk + sqrt(1 - abar) * noise, at random steps."""
-    at = torch.randint(config.training_steps, (len(batch.chunk),), generator=state.generator)
-    noise = torch.randn(batch.chunk.shape, generator=state.generator)
+    at = torch.randint(config.training_steps, (len(batch.chunk),), generator=state.generator).to(batch.chunk.device)
+    noise = torch.randn(batch.chunk.shape, generator=state.generator).to(batch.chunk)
     kept = state.kept[at][:, None, None]
     found = state.network.net(kept.sqrt() * batch.chunk + (1 - kept).sqrt() * noise, at.float(), batch.obs)
     return {"denoising_loss": (found - noise).square().mean()}

@@ -36,8 +36,8 @@ def init(config: Config, transitions: Transitions, *, generator: torch.Generator
 
 def loss(config: Config, state: State, batch: ChunkBatch) -> dict[str, Tensor]:
     """Mean squared error of the velocity chunk - noise found at (1 - t) * noise + t * chunk, t uniform."""
-    noise = torch.randn(batch.chunk.shape, generator=state.generator)
-    time = torch.rand(len(noise), generator=state.generator)
+    noise = torch.randn(batch.chunk.shape, generator=state.generator).to(batch.chunk)
+    time = torch.rand(len(noise), generator=state.generator).to(noise)
     share = time[:, None, None]
     found = state.network.net((1 - share) * noise + share * batch.chunk, FLOW_TIME * time, batch.obs)
     return {"velocity_loss": (found - (batch.chunk - noise)).square().mean()}

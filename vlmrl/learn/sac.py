@@ -128,7 +128,7 @@ def draw(state: State, obs: Float[Tensor, "B D"]) -> tuple[Float[Tensor, "B A"],
     """An action of the policy at each observation, and its log-density, in the networks' units; has a gradient."""
     mean, spread = together([(state.actor.net, obs), (state.spread, obs)])
     deviation = log_std(spread[0])
-    noise = torch.randn(mean[0].shape, generator=state.generator)
+    noise = torch.randn(mean[0].shape, generator=state.generator).to(mean)
     before = mean[0] + deviation.exp() * noise
     return torch.tanh(before), squashed_log_prob(noise, deviation, before)
 

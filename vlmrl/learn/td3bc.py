@@ -84,7 +84,7 @@ def init(config: Config, transitions: Transitions, *, generator: torch.Generator
 def critic_loss(config: Config, state: State, batch: Batch) -> Float[Tensor, ""]:
     """(r + gamma * mask * min Q'(s', pi'(s') + noise) - Q)^2, averaged over the batch and summed over both critics."""
     with torch.no_grad():
-        noise = config.noise * torch.randn(batch.action.shape, generator=state.generator)
+        noise = config.noise * torch.randn(batch.action.shape, generator=state.generator).to(batch.action)
         after = torch.tanh(state.target_actor.net(batch.next_obs)[0])
         after = (after + noise.clamp(-config.noise_clip, config.noise_clip)).clamp(-1, 1)
         value = state.target_q(torch.cat([batch.next_obs, after], -1))[..., 0].amin(0)

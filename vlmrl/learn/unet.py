@@ -82,7 +82,7 @@ class UNet(nn.Module):
 
 def sinusoids(time: Float[Tensor, " B"], width: int) -> Float[Tensor, "B W"]:
     """Sines and cosines of a time at geometrically spaced frequencies."""
-    frequency = torch.exp(torch.arange(width // 2) * (-math.log(10_000) / (width // 2 - 1)))
+    frequency = torch.exp(torch.arange(width // 2, device=time.device) * (-math.log(10_000) / (width // 2 - 1)))
     angle = time[:, None] * frequency
     return torch.cat([angle.sin(), angle.cos()], -1)
 

@@ -63,6 +63,11 @@ class RemotePolicy:
         self._instructions: dict[int, str] = {}
 
     @property
+    def about(self) -> Mapping[str, Any]:
+        """What a server of ours says of the policy's training data: keys, columns with names and units, normaliser."""
+        return self._facts.get("about", {}) if self._facts else {}
+
+    @property
     def weights(self) -> str:
         """What tells this policy from others: the hash of its weights where the server says it."""
         return str(self._facts["weights"]) if self._facts else self.url
