@@ -312,7 +312,9 @@ def returns(store_path: Path, out: Path, *, seeds: int, updates: int, episodes: 
             peer.update(next(batches))
         observation, action = Normaliser.standard(data.obs), Normaliser.range(data.action)
         actor = Actor(observation, action, hidden=config.hidden, layer_norm=True, generator=generator)
-        actor.act = lambda obs: action.invert(torch.tanh(peer.averaged(observation.apply_to(obs)))).detach()  # type: ignore
+        actor.draw = lambda obs, _: action.invert(torch.tanh(peer.averaged(observation.apply_to(obs)))).detach()[
+            :, None
+        ]  # type: ignore
         return actor
 
     for seed in range(seeds):

@@ -142,8 +142,7 @@ def table(given: argparse.Namespace, done: dict[str, Any]) -> str:
         "",
         "What is equal and what is not stands at the head of that file. Return of the simulator's own reward after "
         f"{given.updates:,} updates, the last weights, {given.episodes} initial states that both share; 95 % intervals "
-        "over training seeds and initial states. Updates a second are those of the runs themselves, on a machine that "
-        "others used too: no speed claim.",
+        "over training seeds and initial states.",
         "",
         "| task | n seeds | return d3rlpy | return vlmrl | vlmrl - d3rlpy | success d3rlpy | success vlmrl |",
         "|---|---|---|---|---|---|---|",

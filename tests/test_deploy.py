@@ -13,6 +13,7 @@ from deploy_fakes import SPEC, Bench, FakeRobot, World, bench
 from safety_attack import violations
 
 from vlmrl.cli.deploy import _signals
+from vlmrl.deploy.homing import Homing
 from vlmrl.deploy.inference import About, Inline
 from vlmrl.deploy.node import Node
 from vlmrl.deploy.pilot import KeyboardPilot, LeaderPilot, PolicyPilot, mismatch
@@ -22,7 +23,8 @@ from vlmrl.deploy.seams import ActionQueue
 from vlmrl.deploy.state import WORDS, State
 from vlmrl.errors import ConfigError, RobotError
 from vlmrl.robot import Observed
-from vlmrl.safety import Reason
+from vlmrl.safety import Reason, SafetyChain
+from vlmrl.safety.brake import Motion
 
 
 def ticks(made: Bench, count: int, *says: str) -> State:
@@ -336,6 +338,36 @@ def test_home_is_reached_round_what_bars_the_straight_way() -> None:
     made.robot.position = np.array([-0.0215, -0.4140, 1.0771, 0.6489, -0.0061, 0.2608])
     assert ticks(made, 400, "home") is State.ARMED
     np.testing.assert_allclose(made.robot.position, SPEC.home, atol=2e-3)
+
+
+class OneByOne(SafetyChain):
+    """A chain that lets one joint move at a time, and the first only when the last is home."""
+
+    resting = True
+
+    def __init__(self) -> None:
+        self.position = SPEC.home + 0.2
+
+    @property
+    def motion(self) -> Motion:
+        return Motion.at_rest(self.position)
+
+    def allows(self, position: np.ndarray) -> bool:
+        del position
+        return True
+
+    def go(self, target: np.ndarray) -> None:
+        moved = np.flatnonzero(np.abs(target - self.position) > 1e-9)
+        if len(moved) == 1 and (moved[0] != 0 or abs(self.position[-1] - SPEC.home[-1]) < 1e-9):
+            self.position = target.copy()
+
+
+def test_homing_tries_joint_after_joint_where_the_chain_does_not_move() -> None:
+    chain, homing = OneByOne(), Homing(SPEC)
+    homing.begin(chain.position, 0.0)
+    for _ in range(1500):
+        chain.go(homing.step(chain))  # type: ignore[arg-type]
+    np.testing.assert_allclose(chain.position, SPEC.home, atol=1e-3)
 
 
 # ---- people

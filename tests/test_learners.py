@@ -12,15 +12,15 @@ from torch import Tensor
 
 from tests.test_learn import bandit, constant_net
 from vlmrl.errors import ConfigError, DataError
-from vlmrl.learn import calql, diffusion, filtered_bc, flow, idql, iql, learner, sac, td3bc
+from vlmrl.learn import LEARNERS, calql, diffusion, filtered_bc, flow, idql, iql, learner, sac, td3bc
 from vlmrl.learn.batch import Batch
-from vlmrl.learn.checkpoint import walk
+from vlmrl.learn.checkpoint import clip_gradients, walk
 from vlmrl.learn.choosing import energy_score, fitted_value, parted
 from vlmrl.learn.chunks import windows
 from vlmrl.learn.device import carried, move
 from vlmrl.learn.macro import chunked
 from vlmrl.learn.sampling import FLOW_TIME, denoise, rounds, schedule
-from vlmrl.nn import pick_device
+from vlmrl.nn import Normaliser, pick_device
 from vlmrl.policy import LearnedPolicy, LearnedValue, RerankedPolicy
 from vlmrl.types import Transitions
 
@@ -498,17 +498,23 @@ def test_fitted_q_evaluation_ranks_policies_as_their_returns_do() -> None:
     assert high - low == pytest.approx(wanted, rel=0.25)
 
 
+CHUNKS = {"hidden": (8, 16), "time_width": 8, "horizon": 8, "execute": 4}
 SMALL: dict[str, dict[str, Any]] = {
-    "diffusion": {"hidden": (8, 16), "time_width": 8, "horizon": 8, "execute": 4},
-    "flow": {"hidden": (8, 16), "time_width": 8, "horizon": 8, "execute": 4},
+    "diffusion": {"hidden": (8,), "batch": 4, **CHUNKS},
+    "flow": {"hidden": (8,), "batch": 4, **CHUNKS},
+    "idql": {
+        "critic": iql.Config(hidden=(8,), batch=4),
+        "actor": diffusion.Config(**{"batch": 4, **CHUNKS}),
+        "scores": "first",
+    },
 }
 
 
-@pytest.mark.parametrize("name", ["bc", "calql", "diffusion", "filtered_bc", "flow", "iql", "sac", "td3bc"])
+@pytest.mark.parametrize("name", sorted(set(LEARNERS) - {"cpl"}))
 def test_an_update_meets_no_tensor_of_another_device(name: str) -> None:
     # PyTorch's device "meta" holds shapes only: like a GPU it refuses to compute with what lies elsewhere.
     module, meta = learner(name), torch.device("meta")
-    config = module.Config(**{"hidden": (8,), "batch": 4, **SMALL.get(name, {})})
+    config = module.Config(**SMALL.get(name, {"hidden": (8,), "batch": 4}))
     state = module.init(config, bandit(32), generator=seeded())
     batch = next(carried(module.batches(config, bandit(32), generator=seeded()), meta))
     for owner, field, _, part in walk(state):
@@ -527,3 +533,39 @@ def test_a_device_that_is_not_there_is_named() -> None:
         pick_device("cuda:7")
     with pytest.raises(ConfigError, match="unknown device 'tpus'"):
         pick_device("tpus")
+
+
+def test_a_floor_counts_failures_that_were_cut_as_failures_for_ever() -> None:
+    data = dataclasses.replace(
+        bandit(4),
+        episode=np.array([0, 0, 1, 1], np.int32),
+        reward=np.full(4, -1, np.float32),
+        mask=np.array([1, 0, 1, 1], np.float32),
+    )
+    data = dataclasses.replace(data, next_obs=np.roll(data.obs, -1, 0))
+    config = calql.Config(batch=64, normalise_reward=False, discount=0.5)
+    batch = next(calql.batches(config, data, generator=seeded()))
+    assert batch.to_go is not None
+    assert set(batch.to_go.tolist()) == {-1.5, -1.0, -2.0}
+
+
+def test_a_gap_ends_what_a_return_to_go_adds_up() -> None:
+    data = dataclasses.replace(bandit(3), episode=np.zeros(3, np.int32), mask=np.ones(3, np.float32))
+    data = dataclasses.replace(data, reward=np.ones(3, np.float32), next_obs=np.roll(data.obs, -1, 0))
+    np.testing.assert_allclose(calql.returns_to_go(data, data.reward, 0.5), [1.75, 1.5, 1.0])
+    gap = dataclasses.replace(data, next_obs=data.next_obs + np.array([[0], [1], [0]], np.float32))
+    np.testing.assert_allclose(calql.returns_to_go(gap, data.reward, 0.5), [1.5, 1.0, 1.0])
+
+
+def test_a_constant_is_shifted_only_in_stores_of_any_size() -> None:
+    found = Normaliser.standard(np.full((1_000_000, 1), 0.1, np.float32))
+    assert found.shift.item() == pytest.approx(0.1, abs=1e-7)
+    assert found.scale.item() == 1.0
+
+
+def test_clipping_leaves_a_group_alone_that_has_no_gradient_yet() -> None:
+    config = iql.Config(hidden=(8,), batch=4, order="paper")
+    state = iql.init(config, bandit(32), generator=seeded())
+    clip_gradients(state, 1.0)
+    found = iql.update(config, state, next(iql.batches(config, bandit(32), generator=seeded())))
+    assert all(torch.isfinite(value) for value in found.values())

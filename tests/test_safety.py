@@ -8,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import mujoco
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -17,8 +18,9 @@ from safe_robot import robot
 from safety_attack import START, attack, bare, drive, outside, violations
 
 from vlmrl.errors import ConfigError, DataError
-from vlmrl.robot import Joint, RobotSpec, check
+from vlmrl.robot import Joint, RobotSpec, check, load_robot
 from vlmrl.safety import Config, Reading, Reason, Response, SafetyChain, Thresholds
+from vlmrl.safety.body import MARGIN, Body
 from vlmrl.safety.brake import Braking, Motion, Mover
 from vlmrl.safety.watch import responses
 
@@ -281,3 +283,25 @@ def test_limits_within_which_nothing_could_move_are_refused(
 def test_a_model_without_a_joint_or_site_is_refused(spec: RobotSpec) -> None:
     with pytest.raises(ConfigError, match="unknown joint 'wrist'; have: elbow, lift, shoulder"):
         SafetyChain(replace(spec, joints=(Joint("wrist", -1.0, 1.0, 1.0, 1.0, 1.0),)))
+
+
+def test_two_boxes_that_are_apart_are_not_too_near() -> None:
+    # MuJoCo 3.3 reports a contact of -56 mm between shoulder and wrist here, which are 3 mm apart more than they must.
+    body = Body(load_robot("so101"))
+    assert body.excess(np.array([0.71199005, -1.36679628, 1.67982413, 0.06422674, -0.52128937, 0.17916564]))[1] < 0.01
+
+
+@pytest.mark.parametrize("name", ["so101", "ur5e"])
+def test_clearance_is_kept_between_all_parts_that_may_meet(name: str) -> None:
+    spec = load_robot(name)
+    body, generator = Body(spec), np.random.default_rng(0)
+    low, high = (np.array([getattr(j, side) for j in spec.joints]) for side in ("lower", "upper"))
+    model, data = body._model, body._data
+    apart, near = 0, 0
+    for _ in range(300):
+        _, excess = body.excess(generator.uniform(low, high))
+        distances = [mujoco.mj_geomDistance(model, data, *pair, 1.0, None) for pair in body._pairs]
+        assert excess == pytest.approx(max(0.0, spec.clearance + MARGIN - min(distances)), abs=1e-4)
+        apart, near = apart + (excess == 0), near + (excess > 0)
+    assert apart > 20
+    assert near > 20

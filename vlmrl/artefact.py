@@ -56,9 +56,15 @@ def kind_of(folder: str | Path) -> str:
         return ""
 
 
+_TOLD = ("name", "facts")
+
+
 def fingerprint(folder: str | Path) -> str:
-    """Hash of a saved model's weights."""
-    return hashlib.sha256((Path(folder) / "model.safetensors").read_bytes()).hexdigest()[:16]
+    """Hash of a saved model: its weights, and the settings by which it acts; not its name and history."""
+    place = Path(folder)
+    config = {key: value for key, value in json.loads((place / "config.json").read_text()).items() if key not in _TOLD}
+    settings = json.dumps(config, sort_keys=True).encode()
+    return hashlib.sha256((place / "model.safetensors").read_bytes() + settings).hexdigest()[:16]
 
 
 def _download(repository: str) -> Path:

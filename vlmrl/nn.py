@@ -83,9 +83,11 @@ class Normaliser(nn.Module):
 
         Dimensions that hardly move would be blown up at run time: their deviation is floored at 1e-3 (IQL's code).
         """
-        std = x.std(0)
+        # Added up in float64: over a million rows float32 loses a constant's third digit, and makes a deviation of it.
+        mean, std = x.mean(0, dtype=np.float64), np.where(x.max(0) == x.min(0), 0.0, x.std(0, dtype=np.float64))
         return cls(
-            torch.from_numpy(x.mean(0)), torch.from_numpy(np.where(std < 1e-6, 1.0, std + 1e-3).astype(np.float32))
+            torch.from_numpy(mean.astype(np.float32)),
+            torch.from_numpy(np.where(std < 1e-6, 1.0, std + 1e-3).astype(np.float32)),
         )
 
     @classmethod
@@ -128,6 +130,8 @@ class PolicyNetwork(Protocol):
     """Whether it acts by the chunk of no chance, all zeros: a Gaussian's mean."""
     proposes: bool
     """Whether its chunks spread as it has learned them to."""
+    chooses: bool
+    """Whether the last number of chance chooses among several distributions, and is no spread."""
 
     def draw(self, obs: Float[Tensor, "B D"], chance: Float[Tensor, "B ..."]) -> Float[Tensor, "B h A"]:
         """One chunk for each observation, in the data's units."""
@@ -161,6 +165,7 @@ class Actor(nn.Module):
     KIND: ClassVar[str] = "actor policy"
     LOG_STD = (-5.0, 2.0)
     acts_without_chance = True
+    chooses = False
     history = 1
 
     def __init__(

@@ -29,9 +29,11 @@ class Metrics:
             file.write(json.dumps({"name": name, "step": step, **values}) + "\n")
 
     def cut(self, step: int) -> None:
-        """Forget what was recorded after `step`."""
+        """Forget what was recorded after `step`, and half a line that a full disk or a killed process left."""
         lines = self.path.read_text().splitlines(keepends=True) if self.path.exists() else []
-        self.path.write_text("".join(line for line in lines if json.loads(line)["step"] <= step))
+        self.path.write_text(
+            "".join(line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step)
+        )
 
     def read(self, name: str) -> list[dict[str, Any]]:
         """The records of one series, in the order written."""

@@ -8,7 +8,7 @@ from vlmrl.cli.serve import is_loopback
 from vlmrl.deploy.policy_server import Limits, PolicyServer
 from vlmrl.errors import ConfigError
 from vlmrl.evaluate.candidates import Candidate, Steering, weights
-from vlmrl.policy import LearnedPolicy
+from vlmrl.policy import LearnedPolicy, RerankedPolicy
 from vlmrl.sight import PREFIX, embedding, named, sentence
 from vlmrl.types import cameras
 
@@ -60,9 +60,10 @@ def serve(config: ServePolicyConfig) -> None:
     candidate = Candidate(config.policy, steering=steering)
     policy = steering.over(base) if steering else base
     hashes = weights(config.policy) if steering is None else str(candidate.key())
-    if said := [key for key in base.keys if sentence(key)]:
-        raise ConfigError(f"policy {base.name!r} sees {said[0]!r}: policies of sentences are not served yet")
-    numbers = dict.fromkeys(named(key)[0] for key in base.keys if not embedding(key))
+    seen = [*base.keys, *(policy.critic.keys if isinstance(policy, RerankedPolicy) else ())]
+    if said := [key for key in seen if sentence(key)]:
+        raise ConfigError(f"{policy.name!r} sees {said[0]!r}: policies and critics of sentences are not served yet")
+    numbers = dict.fromkeys(named(key)[0] for key in seen if not embedding(key))
     keys = [*numbers, *(f"{PREFIX}{camera}" for camera in cameras(policy))]
     server = PolicyServer(policy, keys, weights=hashes, tokens=tokens, limits=Limits(clients=config.clients))
 

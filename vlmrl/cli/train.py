@@ -189,9 +189,11 @@ class Training:
         obs = [kept(store, key)[0] for key in self.obs if not sentence(key)]
         found = store.transitions(obs, self.reward, action=self.action, cameras=self.cameras, sight=self.sight)
         found = spoken(found, store, [encoder for key in self.obs if (encoder := sentence(key))])
-        found = weighted(self.sampling, found, store.episodes.source)
+        found = weighted(replace(self.sampling, shares=()), found, store.episodes.source)
         if self.chunk != 1:
-            return chunked(found, self.chunk, self.discount)
+            found = chunked(found, self.chunk, self.discount)
+        # Last: which rows there are decides what makes a share.
+        found = weighted(replace(self.sampling, temperature=None), found, store.episodes.source)
         return compared(found, store, read_labels(self.labels)) if self.labels else found
 
 
@@ -231,6 +233,23 @@ def main(content: Mapping[str, Any], folder: Path) -> None:
     if config.chunk != 1 and (name := content["learner"]["name"]) not in CHUNKED:
         have = ", ".join(CHUNKED)
         raise ConfigError(f"chunk={config.chunk}: learner {name!r} does not take it; those that do: {have}")
+    settings = content["learner"]
+    if config.chunk != 1 and settings.get("history", 1) > 1:
+        raise ConfigError(
+            f"chunk={config.chunk}: learner {settings['name']!r} then looks at one observation, learner.history=1"
+        )
+    wants = {
+        "learner=filtered_bc": settings["name"] == "filtered_bc",
+        "sampling.temperature": config.sampling.temperature,
+    }
+    if config.reward is None and (what := next((key for key, value in wants.items() if value), None)):
+        raise ConfigError(f"{what} ranks episodes by a reward: reward=COLUMN (vlmrl data show lists columns)")
+    if config.labels and settings["name"] != "cpl":
+        raise ConfigError(
+            f"labels are what learner=cpl is trained on; learner {settings['name']!r} wants reward=COLUMN"
+        )
+    if config.choose == "held_out" and (settings["name"] == "filtered_bc" or config.sampling != Sampling()):
+        raise ConfigError("choose=held_out judges by episodes as they come, not by chosen ones: use fqe or last")
     if config.curve_every < 1:
         raise ConfigError(f"curve_every={config.curve_every}: at least 1 wanted; curve_episodes=0 measures nothing")
     if sorted(config.obs, key=lambda key: sentence(key) is not None) != list(config.obs):
@@ -376,6 +395,7 @@ def told(training: Training, data: Transitions, *, beside: int) -> dict[str, Any
         "transitions": len(data),
         "products": str(product_dtype(precision)),
         "beside": beside,
+        "device": pick_device(training.device).type,
         "columns": {name: store.attributes.get(name, {}) for name in training.columns},
         **({"encoders": encoders} if encoders else {}),
     }

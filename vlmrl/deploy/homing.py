@@ -9,6 +9,10 @@ from vlmrl.safety import Command, SafetyChain
 _SLOWLY = 0.25
 """Share of each joint's speed at which targets move."""
 LONGEST_S = 30.0
+_AHEAD = 0.05
+"""rad, which the target may be before what is commanded."""
+_PATIENCE = 5
+"""Ticks without motion, until another way is tried."""
 _THERE, _STILL = 1e-3, 0.05
 """rad, as commanded, and rad/s, as measured."""
 
@@ -19,20 +23,36 @@ class Homing:
     def __init__(self, spec: RobotSpec) -> None:
         self.goal, self._spec = spec.home, spec
         self._target, self._since = np.zeros(0), 0.0
+        self._still, self._alone = 0, -1
 
     def begin(self, start: Float64[np.ndarray, " J"], now: float) -> None:
         """Set out from where the joints are, rad."""
         self._target, self._since = start.copy(), now
+        self._still, self._alone = 0, -1
 
     def step(self, chain: SafetyChain) -> Float64[np.ndarray, " J"]:
-        """The next target; where the straight way is barred, joints that may move go first."""
+        """The next target; where the straight way is barred, joints that may move go first.
+
+        It waits for what is commanded. Where that does not move, because no way to rest would stay clear of what is
+        near, joints go one by one from there, and each time another one first.
+        """
+        here = chain.motion.position
+        away = float(np.abs(self._target - here).max())
+        self._still = self._still + 1 if chain.resting and away > _THERE else 0
+        if self._still > _PATIENCE:
+            self._target, self._still, self._alone = here.copy(), 0, (self._alone + 1) % len(here)
+        elif away > _AHEAD:
+            return self._target
         most = np.array([j.velocity for j in self._spec.joints]) * self._spec.period * _SLOWLY
         steps = (self.goal - self._target).clip(-most, most)
-        if chain.allows(self._target + steps):
+        if self._alone < 0 and chain.allows(self._target + steps):
             self._target = self._target + steps
             return self._target
-        for step in np.diag(steps):
-            self._target = self._target + step if chain.allows(self._target + step) else self._target
+        for step in np.roll(np.diag(steps), -max(self._alone, 0), axis=0):
+            if step.any() and chain.allows(self._target + step):
+                self._target = self._target + step
+                if self._alone >= 0:
+                    break
         return self._target
 
     def arrived(self, command: Command, seen: Observed) -> bool:

@@ -22,7 +22,7 @@ from jaxtyping import Float, Real
 from vlmrl.annotate.people.tokens import Tokens
 from vlmrl.deploy.inference import About
 from vlmrl.errors import DataError, VlmrlError
-from vlmrl.policy import wire
+from vlmrl.policy import RerankedPolicy, wire
 from vlmrl.sight import PREFIX as PICTURE
 from vlmrl.sight import axes
 from vlmrl.types import Policy, Proposer, history
@@ -165,10 +165,14 @@ class PolicyServer:
             seeds, samples = content[wire.SEEDS], content.get(wire.SAMPLES, 0)
             if not isinstance(seeds, np.ndarray) or seeds.ndim != 1 or seeds.dtype.kind not in "iu" or not len(seeds):
                 raise DataError(f"{wire.SEEDS}: an integer for each observation wanted")
+            if len(seeds) > self.limits.chunks:
+                raise DataError(f"at most {self.limits.chunks} observations a request, found {len(seeds)}")
             if (seeds < 0).any() or not isinstance(samples, int) or samples < 0:
                 raise DataError(f"{wire.SEEDS} and {wire.SAMPLES} from 0 wanted")
             generators = [np.random.default_rng(seed) for seed in seeds.tolist()]
         else:
+            if window and any(value.shape != window[-1][key].shape for key, value in seen.items()):
+                window.clear()
             window.append(seen)
             window.extendleft([seen] * (self.history - len(window)))
             times = {key: np.stack([one[key] for one in window]) for key in seen}
@@ -181,8 +185,9 @@ class PolicyServer:
         if samples and not isinstance(self.policy, Proposer):
             raise DataError(f"policy {self.policy.name!r} proposes nothing to choose from")
         question = Question(seen, samples, generators, answer)
-        if question.chunks > self.limits.chunks:
-            raise DataError(f"at most {self.limits.chunks} chunks a request, found {question.chunks}")
+        inside = self.policy.samples if isinstance(self.policy, RerankedPolicy) else 1
+        if question.chunks * inside > self.limits.chunks:
+            raise DataError(f"at most {self.limits.chunks} chunks a request, found {question.chunks * inside}")
         return question
 
     async def _work(self) -> None:
@@ -219,10 +224,14 @@ class PolicyServer:
         together = {key: np.concatenate([q.observations[key] for q in group]) for key in group[0].observations}
         chance = [generator for question in group for generator in question.chance]
         if isinstance(self.policy, Proposer) and group[0].samples:
-            return self.policy.propose(together, group[0].samples, chance)
-        for place, generator in enumerate(chance):
-            self.policy.reset(np.arange(len(chance)) == place, [""] * len(chance), generator)
-        return self.policy.act(together)
+            made = self.policy.propose(together, group[0].samples, chance)
+        else:
+            for place, generator in enumerate(chance):
+                self.policy.reset(np.arange(len(chance)) == place, [""] * len(chance), generator)
+            made = self.policy.act(together)
+        if not np.isfinite(made).all():
+            raise DataError(f"policy {self.policy.name!r} has no finite action there")
+        return made
 
 
 def numbers(content: Mapping[str, Any], key: str) -> Real[np.ndarray, "..."]:
@@ -234,10 +243,15 @@ def numbers(content: Mapping[str, Any], key: str) -> Real[np.ndarray, "..."]:
     value = content.get(key, content.get(f"{PREFIX}{key}"))
     if value is None:
         raise DataError(f"observation {key!r} wanted, found {', '.join(map(repr, content)) or 'nothing'}")
-    if not isinstance(value, np.ndarray) or not value.ndim or not np.isfinite(value).all():
-        raise DataError(f"observation {key!r}: an array of finite numbers wanted")
+    told = DataError(f"observation {key!r}: an array of finite numbers wanted")
+    if not isinstance(value, np.ndarray) or not value.ndim:
+        raise told
     if key.startswith(PICTURE):
         if value.dtype != np.uint8:
             raise DataError(f"observation {key!r}: an RGB picture as uint8 wanted, found {value.dtype}")
         return value
-    return value.astype(np.float32)
+    with np.errstate(over="ignore"):
+        value = value.astype(np.float32)
+    if not np.isfinite(value).all():
+        raise told
+    return value

@@ -11,7 +11,7 @@ from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32, Int64
+from jaxtyping import Bool, Float, Float32, Int64
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
@@ -107,16 +107,19 @@ def windows(transitions: Transitions, before: int, after: int) -> Int64[np.ndarr
 
     A run is a stretch of an episode without a gap: each row's next observation is the following row's.
     """
-    goes_on = (transitions.episode[1:] == transitions.episode[:-1]) & (
-        transitions.next_obs[:-1] == transitions.obs[1:]
-    ).all(1)
-    if transitions.pictures is not None:
-        goes_on &= np.diff(transitions.pictures.row) == 1
-    rows, last = np.arange(len(transitions)), np.flatnonzero(np.append(~goes_on, True))
+    rows, last = np.arange(len(transitions)), np.flatnonzero(np.append(~goes_on(transitions), True))
     run = np.searchsorted(last, rows)
     first = np.concatenate([[0], last[:-1] + 1])
     around = rows[:, None] + np.arange(-before, after + 1)
     return around.clip(first[run][:, None], last[run][:, None]).astype(np.int64)
+
+
+def goes_on(transitions: Transitions) -> Bool[np.ndarray, " M"]:
+    """Whether each row but the last is followed by the row after it, without a gap."""
+    found = (transitions.episode[1:] == transitions.episode[:-1]) & (
+        transitions.next_obs[:-1] == transitions.obs[1:]
+    ).all(1)
+    return found if transitions.pictures is None else found & (np.diff(transitions.pictures.row) == 1)
 
 
 def drawn_rows(transitions: Transitions, size: int, *, generator: torch.Generator) -> Iterator[Int64[Tensor, " B"]]:

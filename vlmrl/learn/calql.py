@@ -5,9 +5,11 @@ Soft actor-critic whose critics are pushed down where the policy would go and up
 logsumexp Q(s, a~) - Q(s, a), a~ uniform, from the policy at s, and from the policy at s', each with its density. Cal-QL
 does not push the policy's actions below what the data is known to have earned from there: their values enter as
 max(Q, return to go), uniform ones as they are. Returns are of the very reward that the critics learn, discounted, to
-the recorded end of the episode; where recording stopped without a termination, what would have followed counts as
-nothing, the mean of a standardised reward. Defaults are those of V-GPS's critic (alpha 5, four actions a group, the
-largest of four next actions in the backup, no entropy in it), but for the reward's standardisation.
+the recorded end of the episode. Where recording stopped without a termination, what would have followed counts as the
+mean of a reward that was brought to zero mean, and of any other as its worst for ever, as the public code counts the
+failures of tasks with a cost a step: a floor must not lie above the truth. Defaults are those of V-GPS's critic (alpha
+5, four actions a group, the largest of four next actions in the backup, no entropy in it), but for the reward's
+standardisation.
 """
 
 import math
@@ -20,7 +22,7 @@ from jaxtyping import Float, Float32
 from torch import Tensor
 
 from vlmrl.learn import sac
-from vlmrl.learn.batch import Batch, descend, looked, polyak, sample, standardise_reward
+from vlmrl.learn.batch import Batch, descend, goes_on, looked, polyak, sample, standardise_reward
 from vlmrl.nn import Actor, Critic
 from vlmrl.types import Transitions
 
@@ -56,18 +58,24 @@ State = sac.State
 def batches(config: Config, transitions: Transitions, *, generator: torch.Generator) -> Iterator[Batch]:
     """Endless uniform batches with their returns to go, in the networks' units."""
     reward = standardise_reward(transitions) if config.normalise_reward else transitions.reward
-    floor = returns_to_go(transitions, reward, config.discount)
+    # Brought to zero mean, what follows a recording's end counts as that mean; else as the worst, for ever.
+    centred = config.normalise_reward and transitions.mask.all()
+    after = 0.0 if centred else min(0.0, float(reward.min())) / (1 - config.discount)
+    floor = returns_to_go(transitions, reward, config.discount, after=after)
     return sample(transitions, reward, config.batch, generator=generator, to_go=floor)
 
 
 def returns_to_go(
-    transitions: Transitions, reward: Float32[np.ndarray, " N"], discount: float
+    transitions: Transitions, reward: Float32[np.ndarray, " N"], discount: float, *, after: float = 0.0
 ) -> Float32[np.ndarray, " N"]:
-    """Discounted sum of the rewards from each row to the recorded end of its episode."""
-    found, total = np.zeros(len(reward), np.float64), 0.0
-    last = np.append(transitions.episode[1:] != transitions.episode[:-1], True)
+    """Discounted sum of the rewards from each row to the end of its episode.
+
+    `after` is the value behind a row that neither terminates nor is followed: a recording's end, or a gap.
+    """
+    found, total = np.zeros(len(reward), np.float64), after
+    followed = np.append(goes_on(transitions), False)
     for row in range(len(reward) - 1, -1, -1):
-        total = float(reward[row]) + (0.0 if last[row] else discount * total)
+        total = float(reward[row]) + discount * float(transitions.mask[row]) * (total if followed[row] else after)
         found[row] = total
     return found.astype(np.float32)
 

@@ -43,6 +43,8 @@ def clip_gradients(state: Any, norm: float, *, seeds: int = 1) -> None:
     def clip(optimiser: Optimizer, *_: Any) -> None:
         for group in optimiser.param_groups:
             gradients = [p.grad.view(seeds, -1) for p in group["params"] if p.grad is not None]
+            if not gradients:  # a step that this group has no part in
+                continue
             total = torch.stack([gradient.square().sum(1) for gradient in gradients]).sum(0).sqrt()
             for gradient in gradients:
                 gradient.mul_((norm / (total + 1e-6)).clamp(max=1)[:, None])

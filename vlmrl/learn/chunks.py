@@ -90,6 +90,7 @@ class ChunkPolicy(nn.Module):
 
     KIND: ClassVar[str] = "chunk policy"
     acts_without_chance = False
+    chooses = False
     proposes = True
 
     def __init__(

@@ -32,6 +32,8 @@ def _moved(batch: Any, device: torch.device) -> Any:
     """Of a dataclass every tensor, and those of the dataclasses in it."""
     if isinstance(batch, Tensor):
         return batch.to(device, non_blocking=True)
+    if isinstance(batch, tuple):
+        return tuple(_moved(part, device) for part in batch)
     if not is_dataclass(batch):
         return batch
     return replace(batch, **{field.name: _moved(getattr(batch, field.name), device) for field in fields(batch)})

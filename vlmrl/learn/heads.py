@@ -25,6 +25,7 @@ class MixtureActor(nn.Module):
 
     KIND: ClassVar[str] = "mixture policy"
     acts_without_chance = True
+    chooses = True
 
     def __init__(
         self,

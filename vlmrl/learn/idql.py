@@ -40,6 +40,16 @@ class Config:
     critic: iql.Config = field(default_factory=iql.Config)
     actor: diffusion.Config = field(default_factory=diffusion.Config)
 
+    @property
+    def discount(self) -> float:
+        """The critic's."""
+        return self.critic.discount
+
+    @property
+    def precision(self) -> str:
+        """Of the critic's products; the policy's are float32."""
+        return self.critic.precision
+
     def halves(self) -> tuple[iql.Config, diffusion.Config]:
         """Settings of each half."""
         ours = {"updates": self.updates}
@@ -65,6 +75,7 @@ class BestOf(nn.Module):
 
     KIND: ClassVar[str] = "best-of policy"
     acts_without_chance = False
+    chooses = False
     proposes = True
 
     def __init__(self, policy: ChunkPolicy, critic: Critic, samples: int) -> None:

@@ -37,7 +37,7 @@ def look(eyes: Eyes | None, obs: Float[Tensor, "*seeds B _"], history: int = 1) 
     pixels = eyes.pixels * len(eyes.cameras)
     each = obs.reshape(len(obs) * history, -1)
     half = product_dtype(eyes.sight.precision) == torch.bfloat16
-    with torch.autocast("cpu", torch.bfloat16, enabled=half):
+    with torch.autocast(obs.device.type, torch.bfloat16, enabled=half):
         features = eyes(each[:, -pixels:])
     return torch.cat([each[:, :-pixels], features], 1).reshape(len(obs), -1)
 

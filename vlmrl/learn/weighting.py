@@ -42,14 +42,15 @@ class Sampling:
 
 
 def weighted(config: Sampling, transitions: Transitions, sources: Sequence[str]) -> Transitions:
-    """The transitions with their weights; `sources` says where each episode of the store comes from.
+    """The transitions with their weights, times those they had; `sources` says where each episode comes from.
 
     Raises:
         ConfigError: if shares or temperature make no sense.
     """
     if config.temperature is None and not config.shares:
         return transitions
-    weight = np.ones(len(transitions)) if config.temperature is None else by_return(transitions, config.temperature)
+    weight = np.ones(len(transitions)) if transitions.weight is None else transitions.weight
+    weight = weight if config.temperature is None else weight * by_return(transitions, config.temperature)
     if config.shares:
         weight = shared(weight, np.array(sources)[transitions.episode], config.by_source())
     return replace(transitions, weight=weight)

@@ -87,7 +87,10 @@ class LearnedPolicy:
         self, observations: Mapping[str, np.ndarray], n: int, generators: Sequence[np.random.Generator], spread: float
     ) -> Float[np.ndarray, "B n h A"]:
         obs, shape = self._seen(observations), self.actor.chance
-        chance = np.concatenate([g.standard_normal((n, *shape), np.float32) for g in generators]) * np.float32(spread)
+        chance = np.concatenate([g.standard_normal((n, *shape), np.float32) for g in generators])
+        # A mixture's last number says which Gaussian: that is no spread.
+        spreads = slice(None, -1) if self.actor.chooses else slice(None)
+        chance[..., spreads] *= np.float32(spread)
         chunks = in_blocks(self.actor.draw, np.repeat(obs, n, 0), chance, block=self.block)
         return chunks.reshape(len(obs), n, -1, chunks.shape[-1] // self.chunk)
 

@@ -141,6 +141,8 @@ class RemotePolicy:
         try:
             message = self._socket.recv(timeout=self.timeout_s)
         except (TimeoutError, errors.ConnectionClosed) as error:
+            # An answer that comes later would be taken for that to the next question.
+            self.close()
             raise DataError(f"{self.url} gave no answer: {error or f'none in {self.timeout_s:g} s'}") from error
         if isinstance(message, str):
             raise DataError(f"{self.url} says: {message}")

@@ -195,6 +195,7 @@ def choose(
 
     `uniform` has one number from [0, 1) a row, at which the distribution function is inverted.
     """
+    values = np.where(np.isnan(values), -np.inf, values)
     if not temperature:
         return values.argmax(1)
     below = softmax(values, temperature).cumsum(1)
@@ -203,6 +204,7 @@ def choose(
 
 def softmax(values: Float[np.ndarray, "B n"], temperature: float) -> Float[np.ndarray, "B n"]:
     """The weights of a row's values, which sum to one; at temperature 0 all on the highest."""
+    values = np.where(np.isnan(values), -np.inf, values)
     if not temperature:
         return np.eye(values.shape[1])[values.argmax(1)]
     weights = np.exp((values - values.max(1, keepdims=True)).astype(np.float64) / temperature)

@@ -217,6 +217,9 @@ class RobomimicPolicy:
             key: {kind: np.asarray(value, np.float32)[0] for kind, value in pair.items()}
             for key, pair in (content.get("obs_normalization_stats") or {}).items()
         }
+        for key, pair in (content.get("action_normalization_stats") or {}).items():
+            if np.any(np.asarray(pair["scale"]) != 1) or np.any(np.asarray(pair["offset"]) != 0):
+                raise DataError(f"{place}: its {key!r} are normalised, which is not undone here: train without that")
         shapes = json.loads(json.dumps(content["shape_metadata"]))
         algorithm = build(content["algo_name"], content["config"], shapes, content["model"])
         name = f"robomimic {algorithm.global_config.experiment.name}"

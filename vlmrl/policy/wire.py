@@ -22,6 +22,7 @@ OURS = "vlmrl"
 """Of what a server of ours says that it is: what a client must know of the policy."""
 LARGEST = 64 * 2**20
 """Bytes of a message."""
+_AXES = 8
 _KINDS = "biuf"
 _DTYPE = re.compile(f"[<>|=]?[{_KINDS}][1248]")
 
@@ -85,8 +86,12 @@ def _unpacked(value: dict[Any, Any]) -> Any:
     if b"__npgeneric__" in value:
         return dtype.type(value[b"data"])
     shape = tuple(value.get(b"shape", ()))
-    if not all(isinstance(n, int) and n >= 0 for n in shape) or not isinstance(value[b"data"], bytes):
-        raise ValueError(f"an array's bytes and shape wanted, found shape {shape}")
+    if (
+        len(shape) > _AXES
+        or not all(isinstance(n, int) and 0 <= n < 2**31 for n in shape)
+        or not isinstance(value[b"data"], bytes)
+    ):
+        raise ValueError(f"an array's bytes and shape wanted, found shape {shape[:_AXES]}")
     if math.prod(shape) * dtype.itemsize != len(value[b"data"]):
         raise ValueError(f"{len(value[b'data'])} bytes are no array of {dtype} and shape {shape}")
     return np.frombuffer(value[b"data"], dtype).reshape(shape)

@@ -40,9 +40,10 @@ class Body:
         self._low, self._high = (np.array(v) for v in (box.low, box.high)) if box else (np.zeros(3), np.zeros(3))
         self._low, self._high = self._low + MARGIN, self._high - MARGIN
         self._clearance = spec.clearance + MARGIN
-        self._model.geom_margin[:] = self._clearance / 2
-        self._neighbours: set[tuple[int, int]] = set()
-        self._neighbours = set(self._near(spec.home))
+        self._line = np.zeros(6)
+        self._pairs = _pairs(self._model)
+        near = self._near(spec.home)
+        self._pairs = [pair for pair in self._pairs if pair not in near]
 
     def points(self, position: Joints) -> Float64[np.ndarray, "S 3"]:
         """Places of the guarded sites, m."""
@@ -63,15 +64,30 @@ class Body:
         mujoco.mj_kinematics(self._model, self._data)
 
     def _near(self, position: Joints) -> dict[tuple[int, int], float]:
-        """Distance of each pair of parts that is nearer than the clearance and no neighbours, m."""
+        """Distance of each pair of parts that is nearer than the clearance, m.
+
+        By MuJoCo's distances, not its contacts: those of two boxes now and then claim centimetres where there are none.
+        """
         self._place(position)
-        mujoco.mj_collision(self._model, self._data)
-        found: dict[tuple[int, int], float] = {}
-        for k in range(self._data.ncon):
-            first, second = sorted(map(int, self._data.contact[k].geom))
-            if (first, second) not in self._neighbours:
-                found[first, second] = min(found.get((first, second), np.inf), float(self._data.contact[k].dist))
-        return found
+        most, line = self._clearance, self._line
+        distances = (mujoco.mj_geomDistance(self._model, self._data, *pair, most, line) for pair in self._pairs)
+        return {pair: d for pair, d in zip(self._pairs, distances, strict=True) if d < most}
+
+
+def _pairs(model: mujoco.MjModel) -> list[tuple[int, int]]:
+    """Shapes that may meet, as MuJoCo has it: not of one body, nor of one and the body that carries it."""
+    body = model.body_weldid[model.geom_bodyid]
+    carrier = model.body_weldid[model.body_parentid[body]]
+    left_out = set(model.exclude_signature.tolist())
+
+    def meet(i: int, j: int) -> bool:
+        carries = body[i] > 0 and body[j] > 0 and (carrier[i] == body[j] or carrier[j] == body[i])
+        masks = model.geom_contype[i] & model.geom_conaffinity[j] or model.geom_contype[j] & model.geom_conaffinity[i]
+        bodies = sorted((int(model.geom_bodyid[i]), int(model.geom_bodyid[j])))
+        same = body[i] == body[j]
+        return bool(masks and not same and not carries and (bodies[0] << 16) + bodies[1] not in left_out)
+
+    return [(i, j) for i in range(model.ngeom) for j in range(i + 1, model.ngeom) if meet(i, j)]
 
 
 def _known(table: dict[str, int], name: str, kind: str, spec: RobotSpec) -> int:
