@@ -61,12 +61,20 @@ class FakeRobot:
     sent: list[np.ndarray] = field(default_factory=list)
     calls: list[str] = field(default_factory=list)
     readings: int = 0
+    absent: bool = False
+    """It cannot be connected to, nor switched on."""
+    log: list[str] = field(default_factory=list)
+    """Stops and commands, in their order."""
 
     def connect(self) -> None:
         self.calls.append("connect")
+        if self.absent:
+            raise RobotError("no servo answers")
 
     def enable(self) -> None:
         self.calls.append("enable")
+        if self.absent:
+            raise RobotError("no servo answers")
 
     def release(self) -> None:
         self.calls.append("release")
@@ -83,12 +91,14 @@ class FakeRobot:
         if self.world.deaf:
             raise RobotError("cannot be sent to")
         self.sent.append(position.copy())
+        self.log.append("command")
         if not self.world.stuck:
             self.position = position.copy()
         return position
 
     def stop(self) -> None:
         self.calls.append("stop")
+        self.log.append("stop")
 
     def close(self) -> None:
         self.calls.append("close")
@@ -109,6 +119,9 @@ class FakeInference:
 
     def ask(self, observation: Mapping[str, np.ndarray], tick: int) -> None:
         self.busy, self._asked = True, tick
+
+    def forget(self) -> None:
+        self.busy = False
 
     def answer(self, wait_s: float) -> Answer | None:
         if not self.busy or self.world.mute:
@@ -137,6 +150,9 @@ class FakeFeed(Feed):
         if not self.world.still:
             self._changed = now
             self.latest = Picture(now, np.zeros((4, 4, 3), np.uint8))
+
+    def forget(self) -> None:
+        self.latest = None
 
     def unchanged(self, now: float) -> float:
         return now - self._changed

@@ -288,7 +288,7 @@ def test_a_policy_that_sees_is_shown_the_latest_picture_and_needs_its_camera() -
     assert ticks(made, 10, "start") is State.RUNNING
     assert [one["image/eye"].shape for one in asked] == [(4, 4, 3)] * len(asked)
     assert asked
-    ticks(made, 1, "success")
+    ticks(made, 30, "success")
     assert set(made.recorder.episodes[0].obs) == {"state"}
 
 
@@ -370,6 +370,128 @@ def test_homing_tries_joint_after_joint_where_the_chain_does_not_move() -> None:
     np.testing.assert_allclose(chain.position, SPEC.home, atol=1e-3)
 
 
+# ---- stops, of a robot that has stopped by its own means
+
+
+def test_what_stopped_by_its_own_means_is_sent_nothing_until_it_is_brought_home() -> None:
+    made = bench(auto=True)
+
+    def stick(node: Node) -> bool:
+        made.world.stuck = node.tally.ticks > 20
+        return node.tally.ticks > 400
+
+    assert "tracking" in made.node.run(until=stick).ended
+    assert "command" not in made.robot.log[made.robot.log.index("stop") :]
+    assert made.recorder.episodes[0].success == 0
+
+
+def test_a_robot_that_rests_after_a_stop_is_still_stopped_when_it_presses() -> None:
+    made = running()
+    assert ticks(made, 30, "stop") is State.STOPPED
+    assert "stop" not in made.robot.calls
+    made.world.current = 9.0
+    ticks(made, 30)
+    assert made.robot.calls.count("stop") == 1
+    sent = len(made.robot.sent)
+    ticks(made, 30)
+    assert len(made.robot.sent) == sent
+    made.world.current = 0.1
+    assert ticks(made, 1, "reset") is State.IDLE
+    assert ticks(made, 200, "home") is State.ARMED
+    assert len(made.robot.sent) > sent
+
+
+def test_stop_before_the_first_homing_only_stops() -> None:
+    made = bench()
+    assert ticks(made, 3, "stop") is State.STOPPED
+    assert not made.robot.sent
+    assert ticks(made, 1, "reset") is State.IDLE
+    assert ticks(made, 200, "home") is State.ARMED
+
+
+def test_stop_in_idle_sends_the_arm_nowhere() -> None:
+    made = running()
+    made.world.stuck = True
+    assert ticks(made, 60) is State.STOPPED
+    assert ticks(made, 1, "reset") is State.IDLE
+    sent = len(made.robot.sent)
+    assert ticks(made, 20, "stop") is State.STOPPED
+    assert len(made.robot.sent) == sent
+
+
+def test_a_stop_in_the_tick_of_a_start_wins() -> None:
+    made = bench()
+    ticks(made, 200, "home")
+    assert ticks(made, 3, "start", "stop") is State.STOPPED
+    assert made.node.episodes.outcomes == []
+
+
+def test_a_reset_or_a_homing_of_a_robot_that_is_gone_is_a_fault_and_not_the_end() -> None:
+    made = running()
+    made.world.silent = True
+    assert ticks(made, 150) is State.FAULT
+    made.robot.absent = True
+    assert ticks(made, 2, "reset") is State.FAULT
+    made.robot.absent = made.world.silent = False
+    assert ticks(made, 2, "reset") is State.IDLE
+    made.robot.absent = True
+    assert ticks(made, 2, "home") is State.FAULT
+
+
+def test_every_deadline_that_is_over_counts_and_its_lateness_whole() -> None:
+    made = running(horizon=10_000)
+    for lag, missed, state in ((0.045, 2, State.RUNNING), (0.205, 10, State.STOPPED)):
+        made.world.lag_s, before = lag, made.node.tally.overruns
+        made.node._tick()
+        made.world.lag_s = 0.0
+        made.node._wait()
+        made.node._tick()
+        assert made.node.tally.overruns - before == missed
+        assert made.node.state is state
+        ticks(made, 1)
+    assert max(made.node.tally.seconds["late"]) == pytest.approx(0.025, abs=1e-6)
+    assert "overrun" in made.told[-1], made.told
+
+
+def test_what_was_asked_before_a_take_over_or_a_pause_is_not_done_after_it() -> None:
+    made = running(length=50)
+    made.node.human = KeyboardPilot(SPEC)
+    assert isinstance(made.node.pilot, PolicyPilot)
+    for word, back in (("take", "take"), ("pause", "resume")):
+        ticks(made, 10)
+        assert made.node.pilot.queue.left(made.node.episodes.step)
+        ticks(made, 5, word)
+        made.node.say(back)
+        made.node._obey()
+        assert not made.node.pilot.queue.left(0)
+        ticks(made, 1)
+    assert smooth(made)
+
+
+def test_keys_move_nothing_while_nobody_has_the_robot_by_hand() -> None:
+    made = running()
+    made.node.human = KeyboardPilot(SPEC)
+    assert not made.node.by_hand
+    ticks(made, 2, "take")
+    assert made.node.by_hand
+    ticks(made, 2, "pause")
+    assert not made.node.by_hand
+
+
+def test_an_automatic_run_goes_on_after_a_stop_where_an_operator_is_there() -> None:
+    made = bench(auto=True, attended=True, episodes=2, horizon=20)
+    words = {State.RUNNING: "stop", State.STOPPED: "reset", State.IDLE: "home"}
+
+    def attend(node: Node) -> None:
+        if node.tally.ticks > 5 and (node.state is not State.STOPPED or node.chain.resting) and node.state in words:
+            node.say(words.pop(node.state))
+
+    made.node.operators = [type("Someone", (), {"attend": staticmethod(attend)})()]
+    report = made.node.run(until=lambda node: made.world.time > 120)
+    assert report.ended == "all episodes done", made.told
+    assert len(report.outcomes) == 2
+
+
 # ---- people
 
 
@@ -385,7 +507,7 @@ def test_a_person_takes_over_and_gives_back_without_a_jump() -> None:
     ticks(made, 40)
     assert made.robot.position[0] - before > 0.3
     ticks(made, 20, "take")
-    ticks(made, 1, "success")
+    ticks(made, 30, "success")
     assert smooth(made)
     taken = made.recorder.episodes[0].intervention >= PERSON
     assert taken.sum() == 45

@@ -37,7 +37,7 @@ from vlmrl.safety import SafetyChain, Thresholds
 from vlmrl.sim import load_task
 
 SHOWN_HZ, SEEN_HZ = 10.0, 30.0
-"""Pictures a second of a simulated camera: for people, and for a policy."""
+"""Pictures a second that are asked of a camera: for people, and for a policy."""
 WELL = ("all episodes done", "ended by the operator")
 """Ends that are no failure."""
 
@@ -161,7 +161,8 @@ def record(content: Mapping[str, Any], folder: Path) -> None:
     elif config.by == "gamepad":
         pilot = GamepadPilot(spec, SdlPad())
     else:
-        options = {**(config.leader_options or {}), **({"port": config.leader_port} if config.leader_port else {})}
+        options = {"once": True, **(config.leader_options or {})}
+        options |= {"port": config.leader_port} if config.leader_port else {}
         leader = robot(spec, name=config.leader_driver, **options)
         leader.connect()
         if sys.stdin.isatty():
@@ -219,6 +220,7 @@ def node(config: Hardware, pilot: Pilot, folder: Path, *, whole: bool) -> Genera
             seed=config.seed,
             horizon=round((config.seconds or 0.0) * spec.control_hz),
             auto=not config.page and isinstance(pilot, PolicyPilot),
+            attended=sys.stdin.isatty() or config.page,
             whole=whole,
             judge=config.judged_by == "task",
             heartbeat=config.page,
@@ -230,7 +232,8 @@ def node(config: Hardware, pilot: Pilot, folder: Path, *, whole: bool) -> Genera
         feeds: list[Feed] = []
         for camera in () if config.lockstep else (*drawn, *real):
             hz = SEEN_HZ if camera in seen else SHOWN_HZ
-            feeds.append(V4l2Feed(camera, real[camera]) if camera in real else SimulatedFeed(camera, task, hz=hz))
+            device = real.get(camera)
+            feeds.append(V4l2Feed(camera, device, hz=hz) if device else SimulatedFeed(camera, task, hz=hz))
             stack.callback(feeds[-1].close)
         own = isinstance(connected, twin.Twin) and config.lockstep
         made = Node(
@@ -299,11 +302,11 @@ def _teller(folder: Path) -> Any:
 
 @contextmanager
 def _signals(made: Node) -> Generator[None]:
-    """Ctrl-C and SIGTERM bring the robot to rest; a second one ends at once."""
+    """Ctrl-C, SIGTERM and a terminal that is closed bring the robot to rest; a second one ends at once."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    kinds = (signal.SIGINT, signal.SIGTERM)
+    kinds = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     before = {kind: signal.getsignal(kind) for kind in kinds}
 
     def hear(kind: int, _: object) -> None:

@@ -4,13 +4,12 @@ Simulated ones are here, real ones in `v4l2.py`.
 """
 
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
 from typing import Protocol, cast, runtime_checkable
 
 import numpy as np
 from jaxtyping import UInt8
 
-from vlmrl.deploy.child import Child
+from vlmrl.deploy.child import Child, Wire
 from vlmrl.sim import Task, make
 
 Still = tuple[np.ndarray, np.ndarray]
@@ -41,6 +40,10 @@ class Feed(Protocol):
         """Take what has come, and where it is time ask for the next picture; never waits."""
         ...
 
+    def forget(self) -> None:
+        """What it has shown so far was of another scene."""
+        ...
+
     def unchanged(self, now: float) -> float:
         """Since the picture last changed, s."""
         ...
@@ -57,7 +60,7 @@ class SimulatedFeed:
         self.name, self._period = name, 1 / hz
         self.latest: Picture | None = None
         self._asked = self._changed = -np.inf
-        self._busy = False
+        self._busy = self._stale = False
         self._child = Child(_draw, task, name)
 
     @property
@@ -68,12 +71,17 @@ class SimulatedFeed:
     def show(self, still: Still, now: float) -> None:
         """Take what has come, and where it is time ask for the next picture; never waits."""
         if (pixels := self._child.hear()) is not None:
-            self.latest, self._busy = Picture(self._asked, pixels), False
             # A drawn picture may look like the last: what counts is that one came.
-            self._changed = now
+            self._busy, self._changed = False, now
+            self.latest = None if self._stale else Picture(self._asked, pixels)
+            self._stale = False
         if not self._busy and now - self._asked >= self._period and not self._child.dead:
             self._asked, self._busy = now, True
             self._child.send(still)
+
+    def forget(self) -> None:
+        """What it has drawn, or draws now, is of another scene; it draws the new one at once."""
+        self.latest, self._stale, self._asked = None, self._busy, -np.inf
 
     def unchanged(self, now: float) -> float:
         """Since the picture last changed, s."""
@@ -84,7 +92,7 @@ class SimulatedFeed:
         self._child.close()
 
 
-def _draw(pipe: Connection, task: Task, camera: str) -> None:
+def _draw(pipe: Wire, task: Task, camera: str) -> None:
     """Draw every scene that comes."""
     import mujoco
 

@@ -1,6 +1,7 @@
 """The episodes of a run: what each one shows, when it is over, what came of it, and its way into the store."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float64
@@ -33,6 +34,7 @@ class Episodes:
         self.scene, self.feeds, self.recorder = scene, feeds, recorder
         self.outcomes, self.discarded, self.step = list[int](), 0, 0
         self._spec, self._settings, self._rows = spec, settings, Rows()
+        self._over = list[tuple[Rows, dict[str, Any]]]()
 
     @property
     def seed(self) -> int:
@@ -63,12 +65,14 @@ class Episodes:
         """Draw what the next episode starts with."""
         if self.scene is not None:
             self.scene.begin(self.seed)
+            for feed in self.feeds:
+                feed.forget()
 
     def put(self) -> Float64[np.ndarray, " J"] | None:
         """Put a twin where the next episode starts, rad; None where the robot must go there itself."""
         if self.scene is None or self.travels:
             return None
-        self.lay_out()
+        self.scene.begin(self.seed)
         return self.scene.pose
 
     def begin(self) -> None:
@@ -136,18 +140,25 @@ class Episodes:
         self.step += 1
 
     def end(self, success: int, source: str) -> None:
-        """Record the episode, unless it is DISCARDED."""
+        """Count the episode, unless it is DISCARDED; `hand_over` records it."""
         if success == DISCARDED:
             self.discarded += 1
             return
         if self.recorder is not None and self.scene is not None and self._rows.sent:
-            episode = self._rows.episode(
-                task=self.scene.task.name,
-                robot=self._spec.name,
-                instruction=self._settings.instruction,
-                source=source,
-                seed=self.seed,
-                success=success,
-            )
-            self.recorder.put(episode)
+            about = {
+                "task": self.scene.task.name,
+                "robot": self._spec.name,
+                "instruction": self._settings.instruction,
+                "source": source,
+                "seed": self.seed,
+                "success": success,
+            }
+            self._over.append((self._rows, about))
         self.outcomes.append(success)
+
+    def hand_over(self) -> None:
+        """Give the recorder what is over: with pictures that takes longer than a tick, so it is for an arm at rest."""
+        for rows, about in self._over:
+            if self.recorder is not None:
+                self.recorder.put(rows.episode(**about))
+        self._over.clear()

@@ -11,8 +11,8 @@ _SLOWLY = 0.25
 LONGEST_S = 30.0
 _AHEAD = 0.05
 """rad, which the target may be before what is commanded."""
-_PATIENCE = 5
-"""Ticks without motion, until another way is tried."""
+_PATIENCE, _ALONE = 5, 50
+"""Ticks without motion until another way is tried, and of that way before all joints go together again."""
 _THERE, _STILL = 1e-3, 0.05
 """rad, as commanded, and rad/s, as measured."""
 
@@ -23,12 +23,12 @@ class Homing:
     def __init__(self, spec: RobotSpec) -> None:
         self.goal, self._spec = spec.home, spec
         self._target, self._since = np.zeros(0), 0.0
-        self._still, self._alone = 0, -1
+        self._still, self._alone, self._turn, self._until_all = 0, -1, 0, 0
 
     def begin(self, start: Float64[np.ndarray, " J"], now: float) -> None:
         """Set out from where the joints are, rad."""
         self._target, self._since = start.copy(), now
-        self._still, self._alone = 0, -1
+        self._still, self._alone, self._turn, self._until_all = 0, -1, 0, 0
 
     def step(self, chain: SafetyChain) -> Float64[np.ndarray, " J"]:
         """The next target; where the straight way is barred, joints that may move go first.
@@ -40,8 +40,13 @@ class Homing:
         away = float(np.abs(self._target - here).max())
         self._still = self._still + 1 if chain.resting and away > _THERE else 0
         if self._still > _PATIENCE:
-            self._target, self._still, self._alone = here.copy(), 0, (self._alone + 1) % len(here)
-        elif away > _AHEAD:
+            self._target, self._still = here.copy(), 0
+            self._alone, self._turn = self._turn, (self._turn + 1) % len(here)
+            self._until_all = _ALONE
+        self._until_all -= 1
+        if self._until_all < 0:
+            self._alone = -1
+        if away > _AHEAD:
             return self._target
         most = np.array([j.velocity for j in self._spec.joints]) * self._spec.period * _SLOWLY
         steps = (self.goal - self._target).clip(-most, most)

@@ -6,13 +6,12 @@ A policy that hangs or dies leaves the loop on time; one that has died is starte
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from multiprocessing.connection import Connection
 from typing import Any, Protocol, cast, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float
 
-from vlmrl.deploy.child import Child
+from vlmrl.deploy.child import Child, Wire
 from vlmrl.deploy.clock import now
 from vlmrl.errors import RobotError, VlmrlError
 from vlmrl.evaluate.candidates import Candidate
@@ -22,6 +21,8 @@ from vlmrl.sim import Task
 from vlmrl.types import Policy, cameras, history
 
 _RESTARTS = 3
+_PAUSE_S = 1.0
+"""Between the end of a policy's process and the start of the next: a server needs a moment to return."""
 _START_S = 120.0
 
 
@@ -100,6 +101,10 @@ class Inference(Protocol):
         """Ask for a chunk."""
         ...
 
+    def forget(self) -> None:
+        """What was asked is not answered any more."""
+        ...
+
     def answer(self, wait_s: float) -> Answer | None:
         """The chunk that was asked for, if it comes within a time.
 
@@ -135,6 +140,10 @@ class Inline:
         note, value = (steered.choices.text(), steered.chosen_value) if steered else ("", None)
         self._answer = Answer(tick, np.atleast_2d(chunk), time.perf_counter() - begin, note, value)
 
+    def forget(self) -> None:
+        """Leave the answer."""
+        self._answer = None
+
     def answer(self, wait_s: float) -> Answer | None:
         """It is there."""
         del wait_s
@@ -156,6 +165,7 @@ class Worker:
         """
         self._made, self.restarts = (candidate, task), 0
         self._episode, self._asked, self._begun = 0, False, ("", 0)
+        self._tick, self._again_at, self._wrong = -1, 0.0, ""
         self._child = Child(_serve, *self._made)
         said = self._child.wait(_START_S)
         if said is None:
@@ -179,7 +189,7 @@ class Worker:
 
     def ask(self, observation: Mapping[str, np.ndarray], tick: int) -> None:
         """Ask for a chunk."""
-        self._asked = True
+        self._asked, self._tick = True, tick
         self._child.send(("act", self._episode, dict(observation), tick))
 
     def answer(self, wait_s: float) -> Answer | None:
@@ -191,24 +201,35 @@ class Worker:
                 if self._child.dead:
                     self._again()
                 return None
-            if not isinstance(said, tuple):
-                _told(said)
-                continue
-            episode, answer = cast("tuple[int, Answer]", said)
-            if episode == self._episode:
-                self._asked = False
-                return answer
+            if isinstance(said, VlmrlError):
+                # Of a policy server that is gone, say; its process ends, and another one tries.
+                self._wrong = str(said)
+            elif isinstance(said, tuple):
+                episode, answer = cast("tuple[int, Answer]", said)
+                if episode == self._episode and answer.tick == self._tick:
+                    self._asked = False
+                    return answer
         return None
+
+    def forget(self) -> None:
+        """The answer that is due is thrown away when it comes."""
+        self._asked, self._tick = False, -1
 
     def close(self) -> None:
         """End the process."""
         self._child.close()
 
     def _again(self) -> None:
-        """It has died: start another, which may answer what is asked from now on."""
-        self.restarts += 1
-        if self.restarts > _RESTARTS:
-            raise RobotError(f"the policy's process ended {self.restarts} times; it says why above")
+        """It has died: start another, a moment later, which may answer what is asked from now on."""
+        if not self._again_at:
+            self.restarts += 1
+            if self.restarts > _RESTARTS:
+                why = self._wrong or "it says why above"
+                raise RobotError(f"the policy's process ended {self.restarts} times; {why}")
+            self._again_at = now() + _PAUSE_S
+        if now() < self._again_at:
+            return
+        self._again_at = 0.0
         self._child.close()
         self._child, self._asked = Child(_serve, *self._made), False
         self._child.send(("reset", self._episode, *self._begun))
@@ -236,7 +257,7 @@ def _alone(policy: Policy) -> None:
         policy.block = 0
 
 
-def _serve(pipe: Connection, candidate: Candidate, task: Task) -> None:
+def _serve(pipe: Wire, candidate: Candidate, task: Task) -> None:
     """Load the policy, say what it is, and answer until the other end closes."""
     try:
         made = candidate.make(task)
@@ -250,6 +271,10 @@ def _serve(pipe: Connection, candidate: Candidate, task: Task) -> None:
         kind, episode, *rest = cast("tuple[Any, ...]", pipe.recv())
         if kind == "reset":
             policy.reset(*rest)
-        else:
+            continue
+        try:
             policy.ask(*rest)
-            pipe.send((episode, policy.answer(0.0)))
+        except VlmrlError as error:
+            pipe.send(error)
+            return
+        pipe.send((episode, policy.answer(0.0)))

@@ -26,7 +26,7 @@ from vlmrl.deploy.recorder import Recorder
 from vlmrl.deploy.report import Report, Tally
 from vlmrl.deploy.scene import Scene
 from vlmrl.deploy.state import WORDS, Settings, State, Status
-from vlmrl.errors import DataError, RobotError, unknown
+from vlmrl.errors import RobotError, unknown
 from vlmrl.robot import Observed, Robot
 from vlmrl.safety import Command, Reading, Reason, Response, SafetyChain
 
@@ -81,7 +81,10 @@ class Node:
         self._said: deque[str] = deque()
         self._heard = clock()
         self._late_in_a_row, self._person, self._braking = 0, False, False
+        self._halted = False
+        """Whether the robot was stopped by its own means, or was never sent anything: nothing is sent then."""
         self._armed = self._due = clock()
+        self._behind = 0.0
 
     # ---- what others may do
 
@@ -124,16 +127,19 @@ class Node:
         return self.report()
 
     def _wait(self) -> None:
-        """For the next deadline: they lie a period apart, however late the last tick was."""
+        """For the next deadline, a period after the last; where it is over, they begin anew with this tick.
+
+        Every deadline that is over counts as missed, and none is caught up with: two commands in a row would be a jump.
+        """
         self._due += self.spec.period
-        behind = self._clock() - self._due
-        if behind > _SAME_S:
-            self.tally.overruns += self.state is State.RUNNING
-            self._late_in_a_row += 1
-            # Deadlines that are over are left out: two commands in a row would be a jump.
-            self._due += self.spec.period * int(behind / self.spec.period)
+        self._behind = self._clock() - self._due
+        if self._behind > _SAME_S:
+            missed = 1 + int(self._behind / self.spec.period)
+            self.tally.overruns += missed if self.state is State.RUNNING else 0
+            self._late_in_a_row += missed
+            self._due = self._clock()
             return
-        self._late_in_a_row = 0
+        self._late_in_a_row, self._behind = 0, 0.0
         self._pace(self._due)
 
     def _tick(self) -> None:
@@ -146,7 +152,7 @@ class Node:
             due, started, begin = self._due, self._clock(), time.perf_counter()
         seen = self._observe()
         observed = time.perf_counter()
-        if seen is None or self.state in (State.IDLE, State.FAULT):
+        if seen is None or self.state in (State.IDLE, State.FAULT) or not self.chain.begun:
             self.status = self._shown(None)
             return
         observation = self._look(seen)
@@ -158,7 +164,7 @@ class Node:
         self._remember(asked, command, sent)
         self._follow(command, seen)
         if self.state is State.RUNNING:
-            spent = {"observe": observed - begin, "send": after - before, "late": started - due}
+            spent = {"observe": observed - begin, "send": after - before, "late": started - due + self._behind}
             for name, seconds in (spent | {"tick": time.perf_counter() - begin}).items():
                 self.tally.seconds[name].append(max(0.0, seconds))
 
@@ -208,7 +214,8 @@ class Node:
     def _reading(self, started: float, seen: Observed, asked: Asked) -> Reading:
         if failed := self.episodes.failed:
             self.chain.stop(Reason.RECORDER, failed)
-        running = self.state is State.RUNNING
+        running, heard = self.state is State.RUNNING, self._clock() - self._heard
+        watched = self.settings.heartbeat and self.state in (State.RUNNING, State.HOMING)
         for feed in self.episodes.feeds:
             if running and feed.failed:
                 self.chain.stop(Reason.FROZEN_CAMERA, feed.failed)
@@ -219,7 +226,7 @@ class Node:
             observation_age=max(0.0, started - seen.time),
             action_age=asked.late_s if running else None,
             camera_unchanged={feed.name: feed.unchanged(started) for feed in self.episodes.feeds if running},
-            heartbeat_age=self._clock() - self._heard if self.settings.heartbeat and running else None,
+            heartbeat_age=heard if watched else None,
             overruns=self._late_in_a_row if running else 0,
         )
 
@@ -227,7 +234,7 @@ class Node:
 
     def _send(self, command: Command) -> Float64[np.ndarray, " J"]:
         """The command, unless the driver has stopped by its own means."""
-        if self.state is State.STOPPED and command.response >= Response.STOP:
+        if self._halted:
             return command.position
         try:
             return self.robot.command(command.position)
@@ -276,22 +283,28 @@ class Node:
 
     def _follow(self, command: Command, seen: Observed) -> None:
         """Where a stop, or an arrival, leads."""
+        if command.response >= Response.STOP and self.state is not State.FAULT and not self._halted:
+            # Before everything else, and also of a robot that was only braking or resting.
+            self._halt()
         if self.state in (State.STOPPED, State.FAULT):
+            if self.chain.resting:
+                self.episodes.hand_over()
             return
         if self.chain.latched is not None:
             why = self._latched()
             if self.state in (State.RUNNING, State.PAUSED):
                 self._end(0 if self.settings.judge else -1, f"stopped by {self.chain.latched[0].name.lower()}")
             self._enter(State.STOPPED, why)
-            if command.response >= Response.STOP:
-                self.robot.stop()
-            if self.settings.auto and not self.ended and (pose := self.episodes.put()) is not None:
+            operator = self.chain.latched[0] is Reason.OPERATOR
+            if self.settings.auto and not self.ended and not operator and not self.episodes.travels:
                 # A simulated robot is put at its next start, as in evaluation; a real one waits for a person.
-                self.chain.begin(pose)
+                self._put()
                 self.chain.reset()
                 self._next()
-            elif self.settings.auto:
+            elif self.settings.auto and not self.settings.attended:
                 self._finish(f"stopped by {why}; an operator must reset")
+            elif self.episodes.done:
+                self._finish("all episodes done")
         elif self.state is State.HOMING and not self._braking:
             if self._homing.arrived(command, seen) and self.chain.resting:
                 self._enter(State.ARMED)
@@ -312,36 +325,68 @@ class Node:
                 case "stop", _:
                     self.chain.stop(Reason.OPERATOR, "the operator's stop")
                     if self.state is State.IDLE:
+                        # It was not moving, and where it was commanded to be before is no place to send it to.
+                        self._halted = True
                         self._enter(State.STOPPED, "operator: the operator's stop")
-                case "reset", State.STOPPED if self.state is State.STOPPED and self._rests():
+                case "reset", State.STOPPED if not self.chain.begun or self.chain.resting:
                     self.chain.reset()
                     self._enter(State.IDLE)
                 case "reset", State.FAULT:
                     self.robot.close()
                     self.chain.latched = None
-                    self._connect()
+                    self._tried(self._connect)
                 case "home", State.IDLE | State.ARMED:
-                    self._go_home()
-                case "start", State.ARMED:
+                    self._tried(self._go_home)
+                case "start", State.ARMED if self.chain.latched is None:
                     self._start()
                 case "pause", State.RUNNING:
                     self._enter(State.PAUSED)
                 case (("resume" | "start"), State.PAUSED):
+                    self._go_on()
                     self._enter(State.RUNNING)
-                case "take", State.RUNNING if self.human is not None and self.link.seen is not None:
+                case "take", State.RUNNING if self.human is not None:
                     self._person = not self._person
-                    self.human.begin("", 0, self.link.seen)
+                    self._go_on()
                 case (("success" | "failure" | "discard"), State.RUNNING | State.PAUSED):
                     self._end({"success": 1, "failure": 0, "discard": DISCARDED}[word], f"{word}, says the operator")
                 case _:
                     self._tell(f"{word}: not while {self.state}")
 
-    def _rests(self) -> bool:
-        """Whether the commanded motion is over; before the chain has begun nothing moves."""
+    def _tried(self, way: Callable[[], None]) -> None:
+        """Go a way on which the robot may not answer."""
         try:
-            return self.chain.resting
-        except DataError:
-            return True
+            way()
+        except RobotError as error:
+            self._fail(str(error))
+
+    def _go_on(self) -> None:
+        """From here: what a policy or a person said before is over."""
+        if self.human is not None and self.link.seen is not None:
+            self.human.begin("", 0, self.link.seen)
+        if isinstance(self.pilot, PolicyPilot):
+            self.pilot.forget()
+
+    @property
+    def by_hand(self) -> bool:
+        """Whether a person's keys move the robot."""
+        return self.state is State.RUNNING and (self._person or self.pilot is self.human)
+
+    def _halt(self) -> None:
+        """Stop by the robot's own means, and send nothing until it is brought home again."""
+        self.robot.stop()
+        self._halted = True
+
+    def _begin(self, pose: Float64[np.ndarray, " J"]) -> Mapping[Reason, str]:
+        """Take a measured pose as where the robot is, at rest."""
+        self._halted = False
+        return self.chain.begin(pose)
+
+    def _put(self) -> None:
+        """Put a twin where the next episode starts; a robot on a wire must go there itself."""
+        if (pose := self.episodes.put()) is not None:
+            self._begin(pose)
+            # Where it was before it was put here is not where a person's hands go on from.
+            self.link.reach()
 
     def _connect(self) -> None:
         """Open the robot and read it once; an automatic run goes on to its first pose."""
@@ -356,7 +401,7 @@ class Node:
         self.robot.enable()
         self.episodes.lay_out()
         seen = self.link.reach()
-        if told := self.chain.begin(seen.position):
+        if told := self._begin(seen.position):
             self._tell(f"outside its limits, so it may only move inwards: {'; '.join(told.values())}")
         self._homing.goal = self.goal_from(seen.position)
         self._homing.begin(seen.position, self._clock())
@@ -372,12 +417,10 @@ class Node:
                 self._finish(text if self.settings.auto else "")
             return
         assert self.pilot is not None and self.link.seen is not None  # noqa: PT018 - looked at
+        self.episodes.hand_over()
         self.episodes.begin()
         self._person, self._late_in_a_row = False, 0
-        if (pose := self.episodes.put()) is not None:
-            self.chain.begin(pose)
-            # Where it was before it was put here is not where a person's hands go on from.
-            self.link.reach()
+        self._put()
         self.pilot.begin(self.settings.instruction, self.episodes.seed, self.link.seen)
         self._enter(State.RUNNING)
         # The arm stood still while all this took its time: deadlines begin with the episode.
@@ -396,32 +439,39 @@ class Node:
             count, wanted = len(self.episodes.outcomes), self.settings.episodes
             self._tell(f"episode {count} of {wanted}: {why}, {self.episodes.step} steps")
         self._person = False
-        if self.episodes.done:
-            self._finish("all episodes done")
         if self.chain.latched is None:
             self._next()
 
     def _next(self) -> None:
-        """Brake, and go to where the next episode starts."""
+        """Brake, and go to where the next episode starts, if there is one."""
+        if self.episodes.done:
+            self._finish("all episodes done")
         self._braking = self.episodes.travels
+        if not self._braking:
+            # So that pictures of it are there when it starts.
+            self.episodes.hand_over()
+            self.episodes.lay_out()
+            self._put()
         self._enter(State.HOMING if self.episodes.travels else State.ARMED)
 
     def _set_out(self) -> None:
         """Lay out the next episode and set out for it, which takes longer than a tick: the arm has come to rest."""
         gc.collect(0)
+        self.episodes.hand_over()
         self.episodes.lay_out()
         self._homing.begin(self.chain.rest, self._clock())
         self._braking, self._due = False, self._clock()
 
     def _fail(self, words: str) -> None:
         """The robot is lost: nothing more is sent until a reset."""
+        self._halt()
         if self.state in (State.RUNNING, State.PAUSED):
             self.chain.stop(Reason.DRIVER, words)
             self._end(0 if self.settings.judge else -1, "the robot is lost")
-        self.robot.stop()
+        self.episodes.hand_over()
         self._enter(State.FAULT, f"driver: {words}")
         self.chain.stop(Reason.DRIVER, words)
-        if self.settings.auto:
+        if self.settings.auto and not self.settings.attended:
             self._finish(f"the robot is lost: {words}")
 
     def _enter(self, state: State, why: str = "") -> None:
@@ -440,7 +490,7 @@ class Node:
     def _leave(self) -> None:
         """Brake, hold by the robot's own means, and give the connection back."""
         try:
-            if self.state not in (State.IDLE, State.FAULT, State.DISCONNECTED):
+            if self.state not in (State.IDLE, State.FAULT, State.DISCONNECTED) and not self._halted:
                 self._due = self._clock()
                 while not self.chain.resting:
                     self._wait()
@@ -448,6 +498,7 @@ class Node:
         except RobotError:
             self.robot.stop()
         finally:
+            self.episodes.hand_over()
             self.robot.close()
             self._enter(State.DISCONNECTED)
 

@@ -4,13 +4,12 @@ Nothing the robot does depends on it.
 """
 
 from collections.abc import Mapping
-from multiprocessing.connection import Connection
 from typing import Any, cast
 
 import numpy as np
 from jaxtyping import UInt8
 
-from vlmrl.deploy.child import Child
+from vlmrl.deploy.child import Child, Wire
 from vlmrl.deploy.node import Node
 from vlmrl.deploy.state import State
 from vlmrl.errors import ConfigError, VlmrlError
@@ -70,7 +69,7 @@ class Onlooker:
         self._child.close()
 
 
-def _serve(pipe: Connection, folder: str) -> None:
+def _serve(pipe: Wire, folder: str) -> None:
     """Load the model, say which cameras it wants at which size, and judge what comes."""
     try:
         model = PreferenceReward.from_pretrained(folder)

@@ -99,6 +99,12 @@ class PolicyPilot:
         self._recent, self._late_since, self.value = None, None, None
         self.inference.reset(instruction, seed)
 
+    def forget(self) -> None:
+        """What was asked and answered before is over: somebody else has moved the robot, or time has passed."""
+        self.queue.clear()
+        self.inference.forget()
+        self._recent, self._late_since = None, None
+
     def ask(self, observation: Mapping[str, np.ndarray], seen: Observed, tick: int) -> Asked:
         """The action of this tick; where the policy is late, the one before once more."""
         if self._recent is None:

@@ -4,14 +4,13 @@ import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 from jaxtyping import UInt8
 
-from vlmrl.deploy.child import Child
+from vlmrl.deploy.child import Child, Wire
 from vlmrl.deploy.clock import now
 from vlmrl.deploy.scene import Scene
 from vlmrl.errors import ConfigError, DataError, VlmrlError
@@ -20,6 +19,7 @@ from vlmrl.safety import Reason
 from vlmrl.store import Store
 from vlmrl.types import NO_FRAME, Episode, Frames
 
+_SLOW_S = 30.0
 PERSON = 128
 """Added to a row's reason where a person was in command."""
 
@@ -142,6 +142,8 @@ class Recorder:
             self._written, self._failed = self._written + (not said), self._failed or said
         if self._child.dead and not self._failed:
             self._failed = "the recorder's process has ended"
+        if self._child.behind_s > _SLOW_S and not self._failed:
+            self._failed = f"the recorder has not taken an episode for {_SLOW_S:.0f} s"
         return self._failed
 
     def put(self, episode: Episode) -> None:
@@ -164,7 +166,7 @@ class Recorder:
             raise DataError(f"{missing} of {self._given} episodes were not recorded in {self.path}: {failed}")
 
 
-def _write(pipe: Connection, path: Path) -> None:
+def _write(pipe: Wire, path: Path) -> None:
     """Append what comes; answer each with nothing, or with what went wrong."""
     # There is time: what moves the arm goes first.
     os.nice(10)

@@ -34,6 +34,8 @@ class Settings:
     """Of the first episode; the next has the next."""
     auto: bool = True
     """Whether episodes start by themselves; else an operator says so."""
+    attended: bool = False
+    """Whether an operator is there who can reset: then a stop or a fault does not end the run."""
     horizon: int = 0
     """Ticks of the longest episode; 0: the task's."""
     whole: bool = False

@@ -46,7 +46,7 @@ class Terminal:
             node.say("resume" if node.state is State.PAUSED else "pause")
         elif key in WORDS:
             node.say(WORDS[key])
-        elif node.human is not None:
+        elif node.human is not None and node.by_hand:
             node.human.press(key)
 
 

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
 from multiprocessing import get_context
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Protocol, cast, runtime_checkable
 
@@ -20,7 +19,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from vlmrl.deploy.cameras import Picture, Still
-from vlmrl.deploy.child import Child
+from vlmrl.deploy.child import Child, Wire
 from vlmrl.deploy.clock import now
 from vlmrl.errors import ConfigError, RobotError, VlmrlError
 from vlmrl.strict import build
@@ -121,6 +120,9 @@ class V4l2Feed:
             self._asked, self._busy = now, True
             self._child.send("")
 
+    def forget(self) -> None:
+        """A real camera shows what there is."""
+
     def unchanged(self, now: float) -> float:
         """Since any pixel last changed, s: a sensor's noise changes some in every picture."""
         return now - self._changed
@@ -130,7 +132,7 @@ class V4l2Feed:
         self._child.close()
 
 
-def _serve(pipe: Connection, name: str, config: Config, shared: Any) -> None:
+def _serve(pipe: Wire, name: str, config: Config, shared: Any) -> None:
     """Open the camera, say so, and watch it."""
     pixels = np.frombuffer(shared, np.uint8).reshape(config.height, config.width, 3)
     watched = Watched(name, config, lambda: opened(name, config))
@@ -192,7 +194,7 @@ class Watched:
             self.wrong = str(error)
 
 
-def watch(pipe: Connection, watched: Watched, pixels: UInt8[np.ndarray, "H W 3"], *, fps: float = 30.0) -> None:
+def watch(pipe: Wire, watched: Watched, pixels: UInt8[np.ndarray, "H W 3"], *, fps: float = 30.0) -> None:
     """Read frames, a film's at their rate; to each question put the latest into `pixels`, and answer.
 
     An answer is what is wrong, when the frame was taken, and when the picture last changed.

@@ -87,6 +87,11 @@ class SafetyChain:
         return self._motion
 
     @property
+    def begun(self) -> bool:
+        """Whether it knows where the robot is."""
+        return self._motion is not None
+
+    @property
     def resting(self) -> bool:
         """Whether the commanded motion has come to rest."""
         return self.motion.resting

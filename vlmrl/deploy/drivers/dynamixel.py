@@ -1,6 +1,7 @@
 """Dynamixel X-series servos on a serial bus, protocol 2.0, through Robotis' own SDK."""
 
 import contextlib
+import os
 import termios
 import time
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ import serial
 from jaxtyping import Float64
 
 from vlmrl.deploy.drivers import serial_bus
-from vlmrl.deploy.drivers.serial_bus import LATE_S, Units, check_port, check_servos, share, signed
+from vlmrl.deploy.drivers.serial_bus import LATE_S, SLICE_S, Units, check_port, check_servos, reserve, signed, talking
 from vlmrl.errors import RobotError
 from vlmrl.robot import Observed, RobotSpec
 
@@ -40,10 +41,19 @@ class Dynamixel:
         self._port: Any = None
         self._packets: Any = sdk.PacketHandler(2.0)
         self._reader: Any = None
+        self._held: int | None = None
 
     def connect(self) -> None:
         """Open the port and ask every servo for its model."""
         check_port(self._config, self.spec.name)
+        self._held = reserve(self._config.port, self.spec.name)
+        try:
+            self._open()
+        except BaseException:
+            self.close()
+            raise
+
+    def _open(self) -> None:
         self._port = sdk.PortHandler(self._config.port)
         try:
             opened = self._port.setBaudRate(self._config.baud)
@@ -51,7 +61,7 @@ class Dynamixel:
             raise RobotError(f"robot {self.spec.name!r}: {self._config.port} cannot be opened: {error}") from error
         if not opened:
             raise RobotError(f"robot {self.spec.name!r}: {self._config.baud} is no baud rate of this bus")
-        share(self._port.ser, self.spec.name)
+        self._port.ser.timeout = SLICE_S
         found = {i: self._ping(i) for i in self._units.ids}
         check_servos(found, wanted=self._config.model, spec=self.spec, config=self._config)
         self._reader = sdk.GroupSyncRead(self._port, self._packets, _LOAD, _SPAN)
@@ -60,7 +70,8 @@ class Dynamixel:
 
     def _ping(self, servo: int) -> int | None:
         for _ in range(self._config.tries):
-            model, result, _ = self._packets.ping(self._port, servo)
+            with talking(self._port, self.spec.name):
+                model, result, _ = self._packets.ping(self._port, servo)
             if result == sdk.COMM_SUCCESS:
                 return int(model)
             self._settle()
@@ -87,7 +98,8 @@ class Dynamixel:
     def _switch(self, servo: int, torque: int) -> None:
         result = sdk.COMM_RX_FAIL
         for _ in range(self._config.tries):
-            result, error = self._packets.write1ByteTxRx(self._port, servo, _TORQUE, torque)
+            with talking(self._port, self.spec.name):
+                result, error = self._packets.write1ByteTxRx(self._port, servo, _TORQUE, torque)
             if result == sdk.COMM_SUCCESS and not error:
                 return
             if result == sdk.COMM_SUCCESS:
@@ -102,11 +114,20 @@ class Dynamixel:
     def _read(self, tries: int) -> Observed:
         result = sdk.COMM_RX_FAIL
         for _ in range(tries):
-            result = self._reader.txRxPacket()
+            result = self._asked(self._config.once)
             if result == sdk.COMM_SUCCESS:
                 return self._measured()
-            self._settle()
+            if not self._config.once:
+                self._settle()
         raise RobotError(f"robot {self.spec.name!r} does not answer: {self._packets.getTxRxResult(result)}")
+
+    def _asked(self, soon: bool) -> int:
+        """Ask all servos; a control loop waits half a period for them, not the SDK's several, and asks anew."""
+        with talking(self._port, self.spec.name):
+            result = self._reader.txPacket()
+            if result == sdk.COMM_SUCCESS and soon:
+                self._port.setPacketTimeoutMillis(500 * self.spec.period)
+            return int(self._reader.rxPacket() if result == sdk.COMM_SUCCESS else result)
 
     def _measured(self) -> Observed:
         def column(address: int) -> list[int]:
@@ -122,7 +143,8 @@ class Dynamixel:
         writer = sdk.GroupSyncWrite(self._port, self._packets, _GOAL, 4)
         for i, step in zip(self._units.ids, steps, strict=True):
             writer.addParam(i, int(step).to_bytes(4, "little", signed=True))
-        result = writer.txPacket()
+        with talking(self._port, self.spec.name):
+            result = writer.txPacket()
         if result != sdk.COMM_SUCCESS:
             raise RobotError(f"robot {self.spec.name!r} cannot be sent to: {self._packets.getTxRxResult(result)}")
         return self._units.radians([int(s) for s in steps])
@@ -131,13 +153,16 @@ class Dynamixel:
         """Goals to where the joints are; torque stays on, for without it the arm falls."""
         try:
             self.command(self._read(self._config.tries).position)
-        except (RobotError, serial.SerialException, OSError):
+        except RobotError:
             return
 
     def close(self) -> None:
         """Close the port."""
         if self._port is not None and self._port.is_open:
             self._port.closePort()
+        if self._held is not None:
+            os.close(self._held)
+            self._held = None
 
 
 def build(spec: RobotSpec, config: Config) -> Dynamixel:

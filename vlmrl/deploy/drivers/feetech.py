@@ -1,6 +1,7 @@
 """Feetech STS3215 servos on a serial bus (SO-100, SO-101), through Feetech's own SDK."""
 
 import contextlib
+import os
 import termios
 import time
 from typing import Any
@@ -10,7 +11,17 @@ import scservo_sdk as sdk
 import serial
 from jaxtyping import Float64
 
-from vlmrl.deploy.drivers.serial_bus import LATE_S, Config, Units, check_port, check_servos, share, signed
+from vlmrl.deploy.drivers.serial_bus import (
+    LATE_S,
+    SLICE_S,
+    Config,
+    Units,
+    check_port,
+    check_servos,
+    reserve,
+    signed,
+    talking,
+)
 from vlmrl.errors import RobotError
 from vlmrl.robot import Observed, RobotSpec
 
@@ -31,10 +42,19 @@ class Feetech:
         self._port: Any = None
         self._packets: Any = sdk.PacketHandler(0)
         self._reader: Any = None
+        self._held: int | None = None
 
     def connect(self) -> None:
         """Open the port and ask every servo for its model."""
         check_port(self._config, self.spec.name)
+        self._held = reserve(self._config.port, self.spec.name)
+        try:
+            self._open()
+        except BaseException:
+            self.close()
+            raise
+
+    def _open(self) -> None:
         self._port = sdk.PortHandler(self._config.port)
         try:
             opened = self._port.setBaudRate(self._config.baud)
@@ -42,7 +62,7 @@ class Feetech:
             raise RobotError(f"robot {self.spec.name!r}: {self._config.port} cannot be opened: {error}") from error
         if not opened:
             raise RobotError(f"robot {self.spec.name!r}: {self._config.baud} is no baud rate of this bus")
-        share(self._port.ser, self.spec.name)
+        self._port.ser.timeout = SLICE_S
         found = {i: self._ping(i) for i in self._units.ids}
         check_servos(found, wanted=_MODEL, spec=self.spec, config=self._config)
         self._reader = sdk.GroupSyncRead(self._port, self._packets, _MEASURED, _SPAN)
@@ -51,7 +71,8 @@ class Feetech:
 
     def _ping(self, servo: int) -> int | None:
         for _ in range(self._config.tries):
-            data, result, _ = self._packets.readTxRx(self._port, servo, 3, 2)
+            with talking(self._port, self.spec.name):
+                data, result, _ = self._packets.readTxRx(self._port, servo, 3, 2)
             if result == sdk.COMM_SUCCESS and len(data) == 2:
                 return data[0] | data[1] << 8
             self._settle()
@@ -79,7 +100,8 @@ class Feetech:
     def _write(self, servo: int, address: int, value: int) -> None:
         result = sdk.COMM_RX_FAIL
         for _ in range(self._config.tries):
-            result, error = self._packets.write1ByteTxRx(self._port, servo, address, value)
+            with talking(self._port, self.spec.name):
+                result, error = self._packets.write1ByteTxRx(self._port, servo, address, value)
             if result == sdk.COMM_SUCCESS and not error:
                 return
             if result == sdk.COMM_SUCCESS:
@@ -94,11 +116,20 @@ class Feetech:
     def _read(self, tries: int) -> Observed:
         result = sdk.COMM_RX_FAIL
         for _ in range(tries):
-            result = self._reader.txRxPacket()
+            result = self._asked(self._config.once)
             if result == sdk.COMM_SUCCESS and all(len(d) == _SPAN for d in self._reader.data_dict.values()):
                 return self._measured()
-            self._settle()
+            if not self._config.once:
+                self._settle()
         raise RobotError(f"robot {self.spec.name!r} does not answer: {self._packets.getTxRxResult(result)}")
+
+    def _asked(self, soon: bool) -> int:
+        """Ask all servos; a control loop waits half a period for them, not the SDK's several, and asks anew."""
+        with talking(self._port, self.spec.name):
+            result = self._reader.txPacket()
+            if result == sdk.COMM_SUCCESS and soon:
+                self._port.setPacketTimeoutMillis(500 * self.spec.period)
+            return int(self._reader.rxPacket() if result == sdk.COMM_SUCCESS else result)
 
     def _measured(self) -> Observed:
         def column(address: int, *, magnitude: bool) -> list[int]:
@@ -118,7 +149,8 @@ class Feetech:
         writer = sdk.GroupSyncWrite(self._port, self._packets, _GOAL, 2)
         for i, step in zip(self._units.ids, steps, strict=True):
             writer.addParam(i, int(step).to_bytes(2, "little"))
-        result = writer.txPacket()
+        with talking(self._port, self.spec.name):
+            result = writer.txPacket()
         if result != sdk.COMM_SUCCESS:
             raise RobotError(f"robot {self.spec.name!r} cannot be sent to: {self._packets.getTxRxResult(result)}")
         return self._units.radians([int(s) for s in steps])
@@ -127,13 +159,16 @@ class Feetech:
         """Goals to where the joints are; torque stays on, for without it the arm falls."""
         try:
             self.command(self._read(self._config.tries).position)
-        except (RobotError, serial.SerialException, OSError):
+        except RobotError:
             return
 
     def close(self) -> None:
         """Close the port."""
         if self._port is not None and self._port.is_open:
             self._port.closePort()
+        if self._held is not None:
+            os.close(self._held)
+            self._held = None
 
 
 def build(spec: RobotSpec, config: Config) -> Feetech:

@@ -1,9 +1,13 @@
 """What servo drivers share: zeros and directions, checks at connection, and reading again what got lost."""
 
 import fcntl
-from collections.abc import Sequence
+import os
+import termios
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import serial
@@ -14,8 +18,9 @@ from vlmrl.robot import RobotSpec
 
 TURN = 4096
 """Encoder steps of one turn."""
-_SLICE_S = 0.002
-"""How long one read of the port waits, s."""
+SLICE_S = 0.002
+"""How long one read of the port waits, s: the SDKs read in a loop without waiting, and would take the time of who is to
+answer."""
 LATE_S = 0.01
 """How long late answers are waited for after a failure, s."""
 
@@ -55,6 +60,13 @@ class Units:
             raise ConfigError(f"robot {spec.name!r}: reversed names {sorted(wrong)}; have: {', '.join(spec.names)}")
         self._zeros = np.array(zeros)
         self._sign = np.array([-1 if name in config.reversed else 1 for name in spec.names])
+        ends = [self.steps(np.array([getattr(j, end) for j in spec.joints])) for end in ("lower", "upper")]
+        for joint, zero, *found in zip(spec.joints, zeros, *ends, strict=True):
+            if min(found) < 0 or max(found) >= TURN:
+                raise ConfigError(
+                    f"robot {spec.name!r}: with zero {zero} the range of {joint.name} is encoder steps {min(found)} to "
+                    f"{max(found)}, beyond the {TURN} of a turn: set its horn, or the servo's own offset, anew"
+                )
 
     def steps(self, position: Float64[np.ndarray, " J"]) -> Int64[np.ndarray, " J"]:
         """Encoder steps of positions in rad."""
@@ -67,6 +79,22 @@ class Units:
     def speeds(self, counts: Sequence[int], unit: float) -> Float64[np.ndarray, " J"]:
         """Speeds in rad/s."""
         return self._sign * np.array(counts) * unit
+
+
+@contextmanager
+def talking(port: Any, robot: str) -> Generator[None]:
+    """What is said on a port, which may be gone: the SDKs and pyserial raise whatever they like.
+
+    Raises:
+        RobotError: if it is gone.
+    """
+    try:
+        yield
+    except (serial.SerialException, termios.error, OSError) as error:
+        raise RobotError(f"robot {robot!r}: its port is gone: {error}") from error
+    finally:
+        # Else the SDKs take the port for busy ever after.
+        port.is_using = False
 
 
 def zeros_at(measured: Float64[np.ndarray, " J"], spec: RobotSpec, config: Config) -> list[int]:
@@ -100,19 +128,22 @@ def check_port(config: Config, robot: str) -> None:
         raise RobotError(f"robot {robot!r}: no serial port {config.port}; have: {have}")
 
 
-def share(port: serial.Serial, robot: str) -> None:
-    """Keep a port that was opened for this process alone, and sleep while it is silent.
-
-    The SDKs read in a loop without waiting; so the loop waits in the kernel, and takes no time from who is to answer.
+def reserve(path: str, robot: str) -> int:
+    """Keep a port for this process alone, before opening it would disturb who has it; close this to give it back.
 
     Raises:
-        RobotError: if another process has it.
+        RobotError: if another process has it, or it cannot be opened.
     """
     try:
-        fcntl.flock(port.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+        held = os.open(path, os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK)
     except OSError as error:
-        raise RobotError(f"robot {robot!r}: another process moves the robot on {port.port}; end it first") from error
-    port.timeout = _SLICE_S
+        raise RobotError(f"robot {robot!r}: {path} cannot be opened: {error}") from error
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(held)
+        raise RobotError(f"robot {robot!r}: another process moves the robot on {path}; end it first") from error
+    return held
 
 
 def check_servos(found: dict[int, int | None], *, wanted: int, spec: RobotSpec, config: Config) -> None:

@@ -12,12 +12,11 @@ import threading
 from collections.abc import Callable
 from dataclasses import asdict
 from importlib.resources import files
-from multiprocessing.connection import Connection
 from typing import Any, cast
 
 import numpy as np
 
-from vlmrl.deploy.child import Child
+from vlmrl.deploy.child import Child, Wire
 from vlmrl.deploy.node import Node
 from vlmrl.deploy.state import WORDS
 from vlmrl.errors import ConfigError
@@ -59,6 +58,8 @@ class Page:
                 node.say(said)
             else:
                 node.alive()
+        if self._child.behind_s:
+            return  # it shows the latest when it is there again
         if (now := node.time) - self._shown >= _SHOW_S:
             self._shown = now
             self._child.send(shown(node))
@@ -90,7 +91,7 @@ def shown(node: Node) -> dict[str, Any]:
     }
 
 
-def _serve(pipe: Connection, listening: socket.socket, token: str) -> None:
+def _serve(pipe: Wire, listening: socket.socket, token: str) -> None:
     """Serve until the other end closes."""
     import uvicorn
 
