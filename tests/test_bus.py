@@ -2,8 +2,9 @@
 
 import subprocess
 import sys
+import time
 from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -213,3 +214,48 @@ def test_a_bus_of_another_make_is_told_as_silence() -> None:
         with pytest.raises(RobotError, match=r"no servo answers on .* at 1000000 baud: is it powered"):
             robot(replace(SPEC), port=port, tries=1).connect()
         assert Path(port).exists()
+
+
+def test_zeros_with_which_a_joint_leaves_its_turn_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"with zero 700 the range of shoulder_lift is encoder steps -\d+ to"):
+        Units(SPEC, Config(zeros=(2048, 700, 2048, 2048, 2048, 2048)))
+
+
+@pytest.mark.parametrize("make", ["feetech", "dynamixel"])
+def test_a_port_that_goes_away_is_an_error_of_the_robot_and_free_again(make: str) -> None:
+    with simulated(make) as (port, process):
+        arm = robot(SPEC, name=make, port=port, tries=40)
+        arm.connect()
+        arm.enable()
+        with pytest.raises(RobotError, match="another process moves the robot"):
+            robot(SPEC, name=make, port=port).connect()
+        process.kill()
+        process.wait()
+        for _ in range(2):
+            with pytest.raises(RobotError, match=r"its port is gone|does not answer"):
+                arm.observe()
+            with pytest.raises(RobotError, match=r"its port is gone|cannot be sent to"):
+                arm.command(SPEC.home)
+        arm.stop()
+        arm.close()
+
+
+@pytest.mark.parametrize("make", ["feetech", "dynamixel"])
+def test_a_silent_bus_costs_a_control_loop_half_a_tick(make: str) -> None:
+    with simulated(make) as (port, process):
+        arm = robot(SPEC, name=make, port=port, once=True)
+        arm.connect()
+        assert say(process, "unplug") == "done: unplug\n"
+        begin = time.monotonic()
+        with pytest.raises(RobotError, match="does not answer"):
+            arm.observe()
+        # The SDK itself waits for 35 ms and more; some room for a machine that does other things.
+        assert time.monotonic() - begin < 0.03
+        assert say(process, "plug") == "done: plug\n"
+        for _ in range(20):
+            with suppress(RobotError):
+                arm.observe()
+                break
+        else:
+            pytest.fail("the bus answers no more")
+        arm.close()

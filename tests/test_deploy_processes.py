@@ -42,6 +42,7 @@ def test_a_policy_that_is_killed_is_started_again() -> None:
     for _ in range(600):
         if not worker.busy:
             worker.ask(observation, 4)
+        time.sleep(0.02)
         if (found := worker.answer(0.1)) is not None:
             break
     assert found is not None

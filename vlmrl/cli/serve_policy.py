@@ -8,7 +8,7 @@ from vlmrl.cli.serve import is_loopback
 from vlmrl.deploy.policy_server import Limits, PolicyServer
 from vlmrl.errors import ConfigError
 from vlmrl.evaluate.candidates import Candidate, Steering, weights
-from vlmrl.policy import LearnedPolicy, RerankedPolicy
+from vlmrl.policy import LearnedPolicy, LearnedValue, RerankedPolicy
 from vlmrl.sight import PREFIX, embedding, named, sentence
 from vlmrl.types import cameras
 
@@ -60,7 +60,8 @@ def serve(config: ServePolicyConfig) -> None:
     candidate = Candidate(config.policy, steering=steering)
     policy = steering.over(base) if steering else base
     hashes = weights(config.policy) if steering is None else str(candidate.key())
-    seen = [*base.keys, *(policy.critic.keys if isinstance(policy, RerankedPolicy) else ())]
+    critic = policy.critic if isinstance(policy, RerankedPolicy) else None
+    seen = [*base.keys, *(critic.keys if isinstance(critic, LearnedValue) else ())]
     if said := [key for key in seen if sentence(key)]:
         raise ConfigError(f"{policy.name!r} sees {said[0]!r}: policies and critics of sentences are not served yet")
     numbers = dict.fromkeys(named(key)[0] for key in seen if not embedding(key))

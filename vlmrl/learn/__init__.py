@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -139,7 +139,9 @@ def fit_seeds(
     def measure(step: int) -> Mapping[str, float]:
         if stack:
             stack.write_back()
-        shown = policies if stack or where.type == "cpu" else [copy.deepcopy(policy).cpu() for policy in policies]
+        shown = policies
+        if not stack and where.type != "cpu":
+            shown = [cast("Any", copy.deepcopy(policy)).cpu() for policy in policies]
         found = [one(step, policy) if one else None for one, policy in zip(at, shown, strict=True)]
         return {f"{k}/{key}": value for k, own in enumerate(found) for key, value in (own or {}).items()}
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass, replace
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -36,4 +36,6 @@ def _moved(batch: Any, device: torch.device) -> Any:
         return tuple(_moved(part, device) for part in batch)
     if not is_dataclass(batch):
         return batch
-    return replace(batch, **{field.name: _moved(getattr(batch, field.name), device) for field in fields(batch)})
+    return replace(
+        cast("Any", batch), **{field.name: _moved(getattr(batch, field.name), device) for field in fields(batch)}
+    )
