@@ -18,6 +18,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import argparse
 import copy
+import dataclasses
 import json
 import subprocess
 import sys
@@ -221,7 +222,11 @@ def stacked(seeds: int, seconds: float, rounds: int) -> None:
 def denoising(seconds: float, rounds: int) -> None:
     """A training step of the default diffusion policy, and the same U-Net trained as papers' code bases do it."""
     torch.set_num_threads(1)
-    data, generator, config = random_transitions(), torch.Generator().manual_seed(0), diffusion.Config(updates=10_000)
+    data, generator, config = (
+        random_transitions(),
+        torch.Generator().manual_seed(0),
+        diffusion.Config(updates=10_000, compile="never"),
+    )
     ours = diffusion.init(config, data, generator=generator)
     peer = diffusion.init(config, data, generator=generator)
     peer_net, averaged = peer.network.net, copy.deepcopy(peer.network.net)
@@ -240,7 +245,13 @@ def denoising(seconds: float, rounds: int) -> None:
                 mine.mul_(0.999).add_(0.001 * source)
 
     batches = diffusion.batches(config, data, generator=generator)
-    contest = {"plain eager float32": plain, "vlmrl": lambda batch: diffusion.update(config, ours, batch)}
+    fast_config = dataclasses.replace(config, compile="always")
+    fast = diffusion.init(fast_config, data, generator=generator)
+    contest = {
+        "plain eager float32": plain,
+        "vlmrl": lambda batch: diffusion.update(config, ours, batch),
+        "vlmrl, compiled": lambda batch: diffusion.update(fast_config, fast, batch),
+    }
     rates: dict[str, list[float]] = {name: [] for name in contest}
     for warm in (True, *[False] * rounds):
         for name, update in contest.items():

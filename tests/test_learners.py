@@ -20,6 +20,7 @@ from vlmrl.learn.chunks import windows
 from vlmrl.learn.device import carried, move
 from vlmrl.learn.macro import chunked
 from vlmrl.learn.sampling import FLOW_TIME, denoise, rounds, schedule
+from vlmrl.learn.unet import Convolution
 from vlmrl.nn import Normaliser, pick_device
 from vlmrl.policy import LearnedPolicy, LearnedValue, RerankedPolicy
 from vlmrl.types import Transitions
@@ -569,3 +570,20 @@ def test_clipping_leaves_a_group_alone_that_has_no_gradient_yet() -> None:
     clip_gradients(state, 1.0)
     found = iql.update(config, state, next(iql.batches(config, bandit(32), generator=seeded())))
     assert all(torch.isfinite(value) for value in found.values())
+
+
+@pytest.mark.parametrize("kernel", [1, 5])
+def test_a_compiled_convolution_is_the_same_convolution(kernel: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    convolution, x = Convolution(6, 3, kernel), torch.randn(4, 6, 8, requires_grad=True)
+    convolution.products = torch.float32
+    wanted = convolution(x)
+    wanted.square().sum().backward()
+    gradients = [x.grad, convolution.weight.grad, convolution.bias.grad]
+    x.grad = convolution.weight.grad = convolution.bias.grad = None
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    found = convolution(x)
+    found.square().sum().backward()
+    torch.testing.assert_close(found, wanted)
+    for mine, theirs in zip((x.grad, convolution.weight.grad, convolution.bias.grad), gradients, strict=True):
+        torch.testing.assert_close(mine, theirs)

@@ -145,15 +145,15 @@ def standardise_reward(transitions: Transitions) -> Float32[np.ndarray, " N"]:
     return ((reward - shift) / (std if std > 1e-8 else 1)).astype(np.float32)
 
 
-def compiled(function: FunctionT, when: str, *, updates: int) -> FunctionT:
+def compiled(function: FunctionT, when: str, *, updates: int, least: int = 20_000) -> FunctionT:
     """The function through `torch.compile`, where that pays.
 
-    Compiling takes 5 to 20 s, a C++ compiler and Python's headers, and saves a quarter of each update: `auto` wants
-    20,000 of them.
+    Compiling takes 5 to 60 s, a C++ compiler and Python's headers, and saves a quarter of each update: `auto` wants
+    `least` of them.
     """
     compiler = shutil.which(os.environ.get("CXX", "g++")) is not None
     headers = (Path(sysconfig.get_path("include")) / "Python.h").is_file()
-    pays = updates >= 20_000 and compiler and headers
+    pays = updates >= least and compiler and headers
     return cast("FunctionT", torch.compile(function)) if when == "always" or (when == "auto" and pays) else function
 
 

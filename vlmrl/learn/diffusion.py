@@ -62,7 +62,7 @@ def loss(config: Config, state: State, batch: ChunkBatch) -> dict[str, Tensor]:
     at = torch.randint(config.training_steps, (len(batch.chunk),), generator=state.generator).to(batch.chunk.device)
     noise = torch.randn(batch.chunk.shape, generator=state.generator).to(batch.chunk)
     kept = state.kept[at][:, None, None]
-    found = state.network.net(kept.sqrt() * batch.chunk + (1 - kept).sqrt() * noise, at.float(), batch.obs)
+    found = state.net(kept.sqrt() * batch.chunk + (1 - kept).sqrt() * noise, at.float(), batch.obs)
     return {"denoising_loss": (found - noise).square().mean()}
 
 

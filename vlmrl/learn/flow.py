@@ -39,7 +39,7 @@ def loss(config: Config, state: State, batch: ChunkBatch) -> dict[str, Tensor]:
     noise = torch.randn(batch.chunk.shape, generator=state.generator).to(batch.chunk)
     time = torch.rand(len(noise), generator=state.generator).to(noise)
     share = time[:, None, None]
-    found = state.network.net((1 - share) * noise + share * batch.chunk, FLOW_TIME * time, batch.obs)
+    found = state.net((1 - share) * noise + share * batch.chunk, FLOW_TIME * time, batch.obs)
     return {"velocity_loss": (found - (batch.chunk - noise)).square().mean()}
 
 
