@@ -167,7 +167,7 @@ def measure(name: str, source: str, seconds: float, folder: Path) -> dict[str, A
         )
         begin, ready = time.monotonic(), list[float]()
         worker = Worker(Candidate(source), task)
-        pilot = PolicyPilot(worker, spec, ActionQueue("fade"), wait_s=0.5 * spec.period)
+        pilot = PolicyPilot(worker, spec, ActionQueue("fade"), wait_s=0.25 * spec.period)
         stalls = Stalls(worker) if case["stalls"] else None
 
         def over(made: Node) -> bool:

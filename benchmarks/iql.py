@@ -36,6 +36,8 @@ from vlmrl import gl
 from vlmrl.learn import bc, diffusion, iql
 from vlmrl.learn.batch import Batch
 from vlmrl.learn.stacked import Stack, abreast
+from vlmrl.policy import LearnedPolicy
+from vlmrl.policy.block import BLOCK
 from vlmrl.types import Transitions
 
 HIDDEN, BATCH = 256, 256
@@ -259,6 +261,16 @@ def denoising(seconds: float, rounds: int) -> None:
             if not warm:
                 rates[name].append(found)
     report(rates, "diffusion, default network, batch 256", base="plain eager float32")
+    policy = LearnedPolicy(diffusion.policy(ours), "diffusion")
+    policy.reset(np.ones(1, np.bool_), [""], np.random.default_rng(0))
+    shown = {"state": np.zeros((1, config.history, 39), np.float32)}
+    for block, words in ((BLOCK, f"in a block of {BLOCK}"), (0, "alone")):
+        policy.block, took = block, list[float]()
+        for _ in range(20):
+            start = time.process_time()
+            policy.act(shown)
+            took.append(1e3 * (time.process_time() - start))
+        print(f"  a chunk for one robot, {config.steps} evaluations, {words}: {np.median(took):.0f} ms")
 
 
 def report(rates: Mapping[str, Sequence[float]], title: str, *, base: str) -> None:
@@ -297,7 +309,6 @@ def returns(store_path: Path, out: Path, *, seeds: int, updates: int, episodes: 
     from vlmrl.evaluate.rollout import evaluation_seeds, rollout
     from vlmrl.evaluate.statistics import difference, mean_difference, rate
     from vlmrl.nn import Actor, Normaliser
-    from vlmrl.policy import LearnedPolicy
     from vlmrl.sim import load_task
     from vlmrl.store import Store
 

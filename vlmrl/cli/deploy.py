@@ -145,7 +145,7 @@ def main(content: Mapping[str, Any], folder: Path) -> None:
     task, spec = load_task(config.task), _spec(config)
     inference: Inference = Inline(candidate.make(task)) if config.lockstep else Worker(candidate, task)
     queue = ActionQueue("hold" if config.lockstep else config.seam, config.fade)
-    ahead, wait_s = 0 if config.lockstep else config.ahead, 0.5 * spec.period
+    ahead, wait_s = 0 if config.lockstep else config.ahead, 0.25 * spec.period
     pilot = PolicyPilot(inference, spec, queue, ahead, wait_s=wait_s, unchecked=config.unchecked)
     run(config, pilot, folder, whole=config.whole)
 

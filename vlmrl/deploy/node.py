@@ -114,6 +114,8 @@ class Node:
         """Connect, and run ticks at the robot's rate until the episodes are done, somebody quits, or `until` holds."""
         self.priority = raise_priority(self.settings.priority)
         self._connect()
+        if self.settings.auto:
+            self._go_home()
         gc.collect()
         gc.disable()
         try:
@@ -389,12 +391,10 @@ class Node:
             self.link.reach()
 
     def _connect(self) -> None:
-        """Open the robot and read it once; an automatic run goes on to its first pose."""
+        """Open the robot and read it once."""
         self.robot.connect()
         self.link.reach()
         self._enter(State.IDLE)
-        if self.settings.auto:
-            self._go_home()
 
     def _go_home(self) -> None:
         """Torque on, and slowly to the home pose; a twin in a scene is put where its episode starts."""
