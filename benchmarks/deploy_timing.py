@@ -134,14 +134,15 @@ class Stalls:
 def bare(seconds: float, priority: int) -> dict[str, Any]:
     """Sleep from deadline to deadline, and say how late one was woken."""
     period = load_robot(load_task(TASK).physics.name).period
-    before, got = os.sched_getscheduler(0), raise_priority(priority)
+    before, own = os.sched_getscheduler(0), os.sched_getparam(0)
+    got = raise_priority(priority)
     late, start = list[float](), now()
     try:
         for tick in range(1, int(seconds / period) + 1):
             wait_until(start + tick * period)
             late.append(now() - start - tick * period)
     finally:
-        os.sched_setscheduler(0, before, os.sched_param(0))
+        os.sched_setscheduler(0, before, own)
     levels = dict(zip(("p50", "p99", "p99.9", "max"), np.quantile(late, [0.5, 0.99, 0.999, 1]).tolist(), strict=True))
     missed = int((np.array(late) > period).sum())
     return {"case": "bare", "ticks": len(late), "missed": missed, "late": levels, "priority": got}

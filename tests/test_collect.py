@@ -127,7 +127,10 @@ def test_other_seeds_and_other_policies_make_other_episodes_with_other_ids(cartp
         assert (changes.keys() == {"picture_every"}) == np.array_equal(other.action, first.action)
 
 
-def test_what_a_worker_raises_is_raised_and_what_was_stored_before_stays(cartpole: Task, tmp_path: Path) -> None:
+def test_what_a_worker_raises_is_raised_and_what_was_stored_before_stays(
+    cartpole: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vlmrl.artefact.fingerprint", lambda _: "the same, whatever it sees")
     policy = saved_policy(tmp_path / "policy", bias=0.0)
     config = dataclasses.replace(SHORT, policy=["random", str(policy)])
     collect.fill(tmp_path / "store", cartpole, dataclasses.replace(config, episodes=20))

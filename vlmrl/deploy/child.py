@@ -7,7 +7,6 @@ in part is not waited for.
 
 import fcntl
 import os
-import pickle
 import select
 import signal
 import struct
@@ -17,7 +16,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
-from typing import Any, Protocol, runtime_checkable
+from multiprocessing.reduction import ForkingPickler
+from typing import Any, Protocol, cast, runtime_checkable
 
 from vlmrl.deploy.clock import now
 
@@ -25,7 +25,7 @@ _PRELOAD = [f"vlmrl.deploy.{name}" for name in ("cameras", "inference", "recorde
 
 
 _HEADER, _LONG = struct.Struct("!i"), struct.Struct("!Q")
-"""Of a message of `multiprocessing.connection`: its length, or -1 and a longer length."""
+"""Of a message of `multiprocessing.connection`, as the child has them: its length, or -1 and a longer one."""
 _PIECE = 1 << 20
 
 
@@ -56,10 +56,10 @@ class Child:
 
     def send(self, message: object) -> None:
         """Tell it something, unless it has died; what it does not take at once goes with the next calls."""
-        content = pickle.dumps(message, pickle.HIGHEST_PROTOCOL)
+        content = memoryview(ForkingPickler.dumps(message))
         short = len(content) < 2**31
         header = _HEADER.pack(len(content)) if short else _HEADER.pack(-1) + _LONG.pack(len(content))
-        self._out += [memoryview(header), memoryview(content)]
+        self._out += [memoryview(header), content]
         self._push()
 
     @property
@@ -120,7 +120,7 @@ class Child:
             (length,) = _LONG.unpack_from(self._in, _HEADER.size)
         if len(self._in) < begin + length:
             return None
-        message = pickle.loads(memoryview(self._in)[begin : begin + length].tobytes())
+        message = cast("Any", ForkingPickler).loads(memoryview(self._in)[begin : begin + length].tobytes())
         del self._in[: begin + length]
         return message
 
