@@ -226,14 +226,58 @@ def main(content: Mapping[str, Any], folder: Path) -> None:
         raise ConfigError("train needs a store: vlmrl train store=FOLDER reward=COLUMN (vlmrl data show lists columns)")
     config = configuration.build(TrainConfig, content, where="train")
     store = Store.open(config.store)
+    check(config, content["learner"], store)
+    for problem in autoresets(store):
+        print(f"warning, {config.store}: {problem}")
+    write_json(folder / "config.json", masked(dict(content)))
+    write_json(folder / "meta.json", provenance() | {"store": store.hash})
+    name = f"{content['learner']['name']} on {config.reward or 'no reward'}"
+    trainings = [
+        Training(
+            name,
+            seed,
+            config.store,
+            config.reward,
+            content["learner"],
+            config.obs,
+            str(folder / "policies" / f"seed{seed}"),
+            config.curve_task,
+            config.curve_every,
+            config.curve_episodes,
+            config.action,
+            config.labels,
+            config.sampling,
+            config.clip_norm,
+            config.resume,
+            config.tracker,
+            config.cameras,
+            config.sight,
+            config.chunk,
+            config.choose,
+            config.held_out,
+            config.device,
+        )
+        for seed in config.seeds
+    ]
+    train_all(trainings, workers=config.workers, together=config.together)
+    print(f"{len(trainings)} policies in {folder / 'policies'}; run one with: vlmrl evaluate policy=FOLDER")
+    if config.choose != "last":
+        print(f"the best of each by {config.choose}, apart: vlmrl evaluate policy=FOLDER/best versus=FOLDER")
+
+
+def check(config: TrainConfig, settings: Mapping[str, Any], store: Store) -> None:
+    """Refuse settings that do not go together, or not with the learner's or the store; warn of pictures that are old.
+
+    Raises:
+        ConfigError: naming what was found and what was wanted.
+    """
     if config.reward is not None and config.reward not in store.rewards():
         raise ConfigError(
             f"unknown reward column {config.reward!r}; have: {', '.join(sorted(store.rewards())) or 'none'}"
         )
-    if config.chunk != 1 and (name := content["learner"]["name"]) not in CHUNKED:
+    if config.chunk != 1 and (name := settings["name"]) not in CHUNKED:
         have = ", ".join(CHUNKED)
         raise ConfigError(f"chunk={config.chunk}: learner {name!r} does not take it; those that do: {have}")
-    settings = content["learner"]
     if config.chunk != 1 and settings.get("history", 1) > 1:
         raise ConfigError(
             f"chunk={config.chunk}: learner {settings['name']!r} then looks at one observation, learner.history=1"
@@ -272,42 +316,6 @@ def main(content: Mapping[str, Any], folder: Path) -> None:
                 f"warning, {config.store}: {share:.0%} of rows have a picture of {camera!r} of their own, the others "
                 "show the latest before, while a policy in use sees each moment: collect with picture_every=1"
             )
-    for problem in autoresets(store):
-        print(f"warning, {config.store}: {problem}")
-    write_json(folder / "config.json", masked(dict(content)))
-    write_json(folder / "meta.json", provenance() | {"store": store.hash})
-    name = f"{content['learner']['name']} on {config.reward or 'no reward'}"
-    trainings = [
-        Training(
-            name,
-            seed,
-            config.store,
-            config.reward,
-            content["learner"],
-            config.obs,
-            str(folder / "policies" / f"seed{seed}"),
-            config.curve_task,
-            config.curve_every,
-            config.curve_episodes,
-            config.action,
-            config.labels,
-            config.sampling,
-            config.clip_norm,
-            config.resume,
-            config.tracker,
-            config.cameras,
-            config.sight,
-            config.chunk,
-            config.choose,
-            config.held_out,
-            config.device,
-        )
-        for seed in config.seeds
-    ]
-    train_all(trainings, workers=config.workers, together=config.together)
-    print(f"{len(trainings)} policies in {folder / 'policies'}; run one with: vlmrl evaluate policy=FOLDER")
-    if config.choose != "last":
-        print(f"the best of each by {config.choose}, apart: vlmrl evaluate policy=FOLDER/best versus=FOLDER")
 
 
 def train_all(trainings: Sequence[Training], *, workers: int, together: bool = True) -> None:
