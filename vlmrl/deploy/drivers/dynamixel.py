@@ -1,25 +1,16 @@
 """Dynamixel X-series servos on a serial bus, protocol 2.0, through Robotis' own SDK."""
 
-import contextlib
-import os
-import termios
 import time
 from dataclasses import dataclass
-from typing import Any
 
 import dynamixel_sdk as sdk
 import numpy as np
-import serial
-from jaxtyping import Float64
 
 from vlmrl.deploy.drivers import serial_bus
-from vlmrl.deploy.drivers.serial_bus import LATE_S, SLICE_S, Units, check_port, check_servos, reserve, signed, talking
-from vlmrl.errors import RobotError
+from vlmrl.deploy.drivers.serial_bus import ServoBus, Table
 from vlmrl.robot import Observed, RobotSpec
 
-_TORQUE, _GOAL, _LOAD, _VELOCITY, _POSITION = 64, 116, 126, 128, 132
-_SPAN = 10
-"""Bytes from the present load to the present position."""
+_LOAD, _VELOCITY, _POSITION = 126, 128, 132
 _SPEED = 0.229 * 2 * np.pi / 60
 """rad/s of one count."""
 
@@ -33,56 +24,16 @@ class Config(serial_bus.Config):
     """Model number of the servos: 1060 is XL430-W250."""
 
 
-class Dynamixel:
+class Dynamixel(ServoBus):
     """A robot of Dynamixel servos in position mode."""
 
     def __init__(self, spec: RobotSpec, config: Config) -> None:
-        self.spec, self._config, self._units = spec, config, Units(spec, config)
-        self._port: Any = None
-        self._packets: Any = sdk.PacketHandler(2.0)
-        self._reader: Any = None
-        self._held: int | None = None
-
-    def connect(self) -> None:
-        """Open the port and ask every servo for its model."""
-        check_port(self._config, self.spec.name)
-        self._held = reserve(self._config.port, self.spec.name)
-        try:
-            self._open()
-        except BaseException:
-            self.close()
-            raise
-
-    def _open(self) -> None:
-        self._port = sdk.PortHandler(self._config.port)
-        try:
-            opened = self._port.setBaudRate(self._config.baud)
-        except serial.SerialException as error:
-            raise RobotError(f"robot {self.spec.name!r}: {self._config.port} cannot be opened: {error}") from error
-        if not opened:
-            raise RobotError(f"robot {self.spec.name!r}: {self._config.baud} is no baud rate of this bus")
-        self._port.ser.timeout = SLICE_S
-        found = {i: self._ping(i) for i in self._units.ids}
-        check_servos(found, wanted=self._config.model, spec=self.spec, config=self._config)
-        self._reader = sdk.GroupSyncRead(self._port, self._packets, _LOAD, _SPAN)
-        for i in self._units.ids:
-            self._reader.addParam(i)
+        table = Table(model=config.model, torque=64, goal=116, goal_bytes=4, measured=_LOAD, span=10)
+        super().__init__(spec, config, sdk, sdk.PacketHandler(2.0), table)
 
     def _ping(self, servo: int) -> int | None:
-        for _ in range(self._config.tries):
-            with talking(self._port, self.spec.name):
-                model, result, _ = self._packets.ping(self._port, servo)
-            if result == sdk.COMM_SUCCESS:
-                return int(model)
-            self._settle()
-        return None
-
-    def _settle(self) -> None:
-        """Wait for answers that come late and throw them away: they would be taken for those of the next question."""
-        time.sleep(LATE_S)
-        # A bus that is gone says so when it is asked again.
-        with contextlib.suppress(termios.error, OSError):
-            self._port.ser.reset_input_buffer()
+        model, result, _ = self._packets.ping(self._port, servo)
+        return int(model) if result == sdk.COMM_SUCCESS else None
 
     def enable(self) -> None:
         """Torque on, at which each servo holds where it is; then goals to there."""
@@ -90,79 +41,9 @@ class Dynamixel:
             self._switch(i, 1)
         self.command(self._read(self._config.tries).position)
 
-    def release(self) -> None:
-        """Torque off."""
-        for i in self._units.ids:
-            self._switch(i, 0)
-
-    def _switch(self, servo: int, torque: int) -> None:
-        result = sdk.COMM_RX_FAIL
-        for _ in range(self._config.tries):
-            with talking(self._port, self.spec.name):
-                result, error = self._packets.write1ByteTxRx(self._port, servo, _TORQUE, torque)
-            if result == sdk.COMM_SUCCESS and not error:
-                return
-            if result == sdk.COMM_SUCCESS:
-                raise RobotError(f"servo {servo} reports {self._packets.getRxPacketError(error)}")
-            self._settle()
-        raise RobotError(f"servo {servo} does not take a command: {self._packets.getTxRxResult(result)}")
-
-    def observe(self) -> Observed:
-        """One synchronous reading of all servos, tried again where an answer got lost."""
-        return self._read(1 if self._config.once else self._config.tries)
-
-    def _read(self, tries: int) -> Observed:
-        result = sdk.COMM_RX_FAIL
-        for _ in range(tries):
-            result = self._asked(self._config.once)
-            if result == sdk.COMM_SUCCESS:
-                return self._measured()
-            if not self._config.once:
-                self._settle()
-        raise RobotError(f"robot {self.spec.name!r} does not answer: {self._packets.getTxRxResult(result)}")
-
-    def _asked(self, soon: bool) -> int:
-        """Ask all servos; a control loop waits half a period for them, not the SDK's several, and asks anew."""
-        with talking(self._port, self.spec.name):
-            result = self._reader.txPacket()
-            if result == sdk.COMM_SUCCESS and soon:
-                self._port.setPacketTimeoutMillis(500 * self.spec.period)
-            return int(self._reader.rxPacket() if result == sdk.COMM_SUCCESS else result)
-
     def _measured(self) -> Observed:
-        def column(address: int) -> list[int]:
-            return [signed(self._reader.getData(i, address, 4), 4) for i in self._units.ids]
-
-        return Observed(
-            time.monotonic(), self._units.radians(column(_POSITION)), self._units.speeds(column(_VELOCITY), _SPEED)
-        )
-
-    def command(self, position: Float64[np.ndarray, " J"]) -> Float64[np.ndarray, " J"]:
-        """One synchronous write to all servos."""
-        steps = self._units.steps(position)
-        writer = sdk.GroupSyncWrite(self._port, self._packets, _GOAL, 4)
-        for i, step in zip(self._units.ids, steps, strict=True):
-            writer.addParam(i, int(step).to_bytes(4, "little", signed=True))
-        with talking(self._port, self.spec.name):
-            result = writer.txPacket()
-        if result != sdk.COMM_SUCCESS:
-            raise RobotError(f"robot {self.spec.name!r} cannot be sent to: {self._packets.getTxRxResult(result)}")
-        return self._units.radians([int(s) for s in steps])
-
-    def stop(self) -> None:
-        """Goals to where the joints are; torque stays on, for without it the arm falls."""
-        try:
-            self.command(self._read(self._config.tries).position)
-        except RobotError:
-            return
-
-    def close(self) -> None:
-        """Close the port."""
-        if self._port is not None and self._port.is_open:
-            self._port.closePort()
-        if self._held is not None:
-            os.close(self._held)
-            self._held = None
+        position, velocity = (self._column(address, 4, magnitude=False) for address in (_POSITION, _VELOCITY))
+        return Observed(time.monotonic(), self._units.radians(position), self._units.speeds(velocity, _SPEED))
 
 
 def build(spec: RobotSpec, config: Config) -> Dynamixel:

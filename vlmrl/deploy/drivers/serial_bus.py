@@ -3,8 +3,9 @@
 import fcntl
 import os
 import termios
+import time
 from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import serial
 from jaxtyping import Float64, Int64
 
 from vlmrl.errors import ConfigError, RobotError
-from vlmrl.robot import RobotSpec
+from vlmrl.robot import Observed, RobotSpec
 
 TURN = 4096
 """Encoder steps of one turn."""
@@ -165,3 +166,149 @@ def check_servos(found: dict[int, int | None], *, wanted: int, spec: RobotSpec, 
     other = {i: model for i, model in found.items() if model != wanted}
     if other:
         raise RobotError(f"robot {spec.name!r}: servo model {wanted} wanted, found (id: model) {other}")
+
+
+@dataclass(frozen=True)
+class Table:
+    """What of a make's control table is used, as addresses and bytes."""
+
+    model: int
+    """Model number of the servos."""
+    torque: int
+    goal: int
+    goal_bytes: int
+    measured: int
+    """Where the measured numbers begin, and how many bytes they are."""
+    span: int
+
+
+class ServoBus:
+    """Servos on one serial bus through their vendor's SDK: both vendors' are alike in all that is used here."""
+
+    def __init__(self, spec: RobotSpec, config: Config, sdk: Any, packets: Any, table: Table) -> None:
+        self.spec, self._config, self._units = spec, config, Units(spec, config)
+        self._sdk, self._packets, self._table = sdk, packets, table
+        self._port: Any = None
+        self._reader: Any = None
+        self._held: int | None = None
+
+    def _ping(self, servo: int) -> int | None:
+        """A servo's model number; None where it does not answer."""
+        raise NotImplementedError
+
+    def _measured(self) -> Observed:
+        """What the last reading says."""
+        raise NotImplementedError
+
+    def connect(self) -> None:
+        """Open the port and ask every servo for its model."""
+        check_port(self._config, self.spec.name)
+        self._held = reserve(self._config.port, self.spec.name)
+        try:
+            self._open()
+        except BaseException:
+            self.close()
+            raise
+
+    def _open(self) -> None:
+        self._port = self._sdk.PortHandler(self._config.port)
+        try:
+            opened = self._port.setBaudRate(self._config.baud)
+        except serial.SerialException as error:
+            raise RobotError(f"robot {self.spec.name!r}: {self._config.port} cannot be opened: {error}") from error
+        if not opened:
+            raise RobotError(f"robot {self.spec.name!r}: {self._config.baud} is no baud rate of this bus")
+        self._port.ser.timeout = SLICE_S
+        found = {i: self._model(i) for i in self._units.ids}
+        check_servos(found, wanted=self._table.model, spec=self.spec, config=self._config)
+        self._reader = self._sdk.GroupSyncRead(self._port, self._packets, self._table.measured, self._table.span)
+        for i in self._units.ids:
+            self._reader.addParam(i)
+
+    def _model(self, servo: int) -> int | None:
+        for _ in range(self._config.tries):
+            with talking(self._port, self.spec.name):
+                model = self._ping(servo)
+            if model is not None:
+                return model
+            self._settle()
+        return None
+
+    def _settle(self) -> None:
+        """Wait for answers that come late and throw them away: they would be taken for those of the next question."""
+        time.sleep(LATE_S)
+        # A bus that is gone says so when it is asked again.
+        with suppress(termios.error, OSError):
+            self._port.ser.reset_input_buffer()
+
+    def release(self) -> None:
+        """Torque off."""
+        for i in self._units.ids:
+            self._switch(i, 0)
+
+    def _switch(self, servo: int, torque: int) -> None:
+        result = self._sdk.COMM_RX_FAIL
+        for _ in range(self._config.tries):
+            with talking(self._port, self.spec.name):
+                result, error = self._packets.write1ByteTxRx(self._port, servo, self._table.torque, torque)
+            if result == self._sdk.COMM_SUCCESS and not error:
+                return
+            if result == self._sdk.COMM_SUCCESS:
+                raise RobotError(f"servo {servo} reports {self._packets.getRxPacketError(error)}")
+            self._settle()
+        raise RobotError(f"servo {servo} does not take a command: {self._packets.getTxRxResult(result)}")
+
+    def observe(self) -> Observed:
+        """One synchronous reading of all servos, tried again where an answer got lost."""
+        return self._read(1 if self._config.once else self._config.tries)
+
+    def _read(self, tries: int) -> Observed:
+        result = self._sdk.COMM_RX_FAIL
+        for _ in range(tries):
+            result = self._asked(self._config.once)
+            whole = all(len(data) == self._table.span for data in self._reader.data_dict.values())
+            if result == self._sdk.COMM_SUCCESS and whole:
+                return self._measured()
+            if not self._config.once:
+                self._settle()
+        raise RobotError(f"robot {self.spec.name!r} does not answer: {self._packets.getTxRxResult(result)}")
+
+    def _asked(self, soon: bool) -> int:
+        """Ask all servos; a control loop waits half a period for them, not the SDK's several, and asks anew."""
+        with talking(self._port, self.spec.name):
+            result = self._reader.txPacket()
+            if result == self._sdk.COMM_SUCCESS and soon:
+                self._port.setPacketTimeoutMillis(500 * self.spec.period)
+            return int(self._reader.rxPacket() if result == self._sdk.COMM_SUCCESS else result)
+
+    def _column(self, address: int, length: int, *, magnitude: bool) -> list[int]:
+        values = [self._reader.getData(i, address, length) for i in self._units.ids]
+        return [signed(value, length, magnitude=magnitude) for value in values]
+
+    def command(self, position: Float64[np.ndarray, " J"]) -> Float64[np.ndarray, " J"]:
+        """One synchronous write to all servos."""
+        # A joint that was found outside its range may still be on its way in: a servo has no goal beyond its turn.
+        steps = self._units.steps(position).clip(0, TURN - 1)
+        writer = self._sdk.GroupSyncWrite(self._port, self._packets, self._table.goal, self._table.goal_bytes)
+        for i, step in zip(self._units.ids, steps, strict=True):
+            writer.addParam(i, int(step).to_bytes(self._table.goal_bytes, "little"))
+        with talking(self._port, self.spec.name):
+            result = writer.txPacket()
+        if result != self._sdk.COMM_SUCCESS:
+            raise RobotError(f"robot {self.spec.name!r} cannot be sent to: {self._packets.getTxRxResult(result)}")
+        return self._units.radians([int(s) for s in steps])
+
+    def stop(self) -> None:
+        """Goals to where the joints are; torque stays on, for without it the arm falls."""
+        try:
+            self.command(self._read(self._config.tries).position)
+        except RobotError:
+            return
+
+    def close(self) -> None:
+        """Close the port."""
+        if self._port is not None and self._port.is_open:
+            self._port.closePort()
+        if self._held is not None:
+            os.close(self._held)
+            self._held = None
