@@ -112,13 +112,10 @@ class Episodes:
 
     def pictured(self, observation: Mapping[str, np.ndarray], cameras: Sequence[str]) -> Mapping[str, np.ndarray]:
         """The observation with the latest picture of each camera, for a policy that sees; it is not recorded so."""
-        latest = {feed.name: feed.latest.pixels for feed in self.feeds if feed.latest and feed.name in cameras}
-        drawn = [name for name in cameras if name in self._settings.drawn and self.scene is not None]
-        return {
-            **observation,
-            **{f"{PREFIX}{name}": pixels for name, pixels in latest.items()},
-            **{f"{PREFIX}{name}": self.scene.frame(name) for name in drawn if self.scene},
-        }
+        found = {feed.name: feed.latest.pixels for feed in self.feeds if feed.latest and feed.name in cameras}
+        if self.scene is not None:
+            found |= {name: self.scene.frame(name) for name in self._settings.drawn if name in cameras}
+        return {**observation, **{f"{PREFIX}{name}": pixels for name, pixels in found.items()}}
 
     def over(self) -> tuple[int, str] | None:
         """Outcome and words, where the row that was begun last is the episode's last."""

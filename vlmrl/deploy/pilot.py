@@ -144,9 +144,11 @@ class PolicyPilot:
     def problems(self, spec: RobotSpec, columns: Mapping[str, Mapping[str, object]]) -> list[str]:
         """Names and units of its data against the robot's."""
         about = self.inference.about
-        if not about.trained or (self.unchecked and not about.columns):
+        if not about.trained:
             return []
-        found = [mismatch(key, about.columns.get(key), columns.get(key)) for key in _wanted(about)]
+        said = {key for key, column in about.columns.items() if "names" in column and "units" in column}
+        wanted = [key for key in _wanted(about) if key in said or not self.unchecked]
+        found = [mismatch(key, about.columns.get(key), columns.get(key)) for key in wanted]
         return [one for one in found if one]
 
     def strange(self, observation: Mapping[str, np.ndarray], names: Sequence[str]) -> str:
