@@ -430,6 +430,7 @@ def test_the_scripted_teacher_refuses_what_it_cannot_know():
 
 
 def test_a_question_is_asked_while_the_reply_before_is_committed(ledger, store, monkeypatch):
+    monkeypatch.setattr("vlmrl.annotate.job._OVERLAPS_S", 0.0)  # this labeler counts as a slow one
     labeler, seen = FakeLabeler(), []
     record = Ledger.record
 
@@ -461,6 +462,7 @@ def test_a_labeler_that_prepares_does_so_on_another_thread_before_the_question(l
 
 
 def test_what_is_paid_is_written_although_its_worker_is_cut_behind_a_slow_commit(ledger, store, monkeypatch):
+    monkeypatch.setattr("vlmrl.annotate.job._OVERLAPS_S", 0.0)  # this labeler counts as a slow one
     labeler, record = FakeLabeler(), Ledger.record
 
     def slowly(self, replies, **settings):

@@ -6,6 +6,7 @@ workers ask. Of each query only its key stays, so that memory is next to constan
 
 import asyncio
 import os
+import time
 from array import array
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -30,6 +31,8 @@ __all__ = ["Fill", "JobReport", "Metered", "Tally", "label", "run_job"]
 
 T = TypeVar("T")
 
+_OVERLAPS_S = 0.1
+"""An answer that takes so long is written while the next question is asked."""
 _POLL_S = 0.5
 """Between looks at questions which other workers hold, and at a ledger that cannot be used."""
 
@@ -310,6 +313,7 @@ class _Job:
                         await item.prepared
                     if not await self._budget.admit(item.guess):
                         continue
+                    begun = time.monotonic()
                     reply = await self._ask(item.query)
                 except LastReplyError as e:
                     self._outbox.append((item.key, e.reply))  # committed with the next, or at the end
@@ -324,8 +328,11 @@ class _Job:
                     if kept:
                         await kept
                     kept = asyncio.create_task(self._keep(entry, failed_before=item.failed))
-                    if reply.error or self._counts.trouble:
-                        await kept  # nothing more is paid for where that may end the job
+                    quick = time.monotonic() - begun < _OVERLAPS_S
+                    if quick or reply.error or self._counts.trouble:
+                        # Nothing more is paid for where that may end the job. And where answers come as fast as they
+                        # are written, asking meanwhile gains nothing, and a kill would lose them.
+                        await kept
         except asyncio.CancelledError:
             if kept:
                 kept.cancel()  # what waits is committed at the end
