@@ -209,6 +209,9 @@ class FakeRecorder(Recorder):
     def put(self, episode: Any) -> None:
         self.episodes.append(episode)
 
+    def close(self, patience_s: float = 0.0) -> None:
+        pass
+
 
 @dataclass
 class Bench:

@@ -9,10 +9,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from deploy_fakes import SPEC, Bench, FakeRobot, World, bench
+from deploy_fakes import SPEC, Bench, FakeFeed, FakeInference, FakeRecorder, FakeRobot, World, bench
 from safety_attack import violations
 
-from vlmrl.cli.deploy import _signals
+from vlmrl.cli import deploy, jobs
+from vlmrl.cli.deploy import signals
+from vlmrl.config import compose
 from vlmrl.deploy.homing import Homing
 from vlmrl.deploy.inference import About, Inline
 from vlmrl.deploy.node import Node
@@ -312,7 +314,7 @@ def test_an_automatic_run_that_cannot_start_says_why_and_ends() -> None:
     assert made.world.time > 30, "cameras were given time"
 
 
-@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_an_interrupt_brakes_closes_and_keeps_no_half_episode(kind: signal.Signals) -> None:
     made = bench(auto=True, episodes=3)
     before = signal.getsignal(kind)
@@ -322,7 +324,7 @@ def test_an_interrupt_brakes_closes_and_keeps_no_half_episode(kind: signal.Signa
             os.kill(os.getpid(), kind)
         return False
 
-    with _signals(made.node):
+    with signals(made.node):
         report = made.node.run(until=interrupt)
     assert signal.getsignal(kind) == before
     assert report.ended == "ended by the operator"
@@ -476,6 +478,72 @@ def test_keys_move_nothing_while_nobody_has_the_robot_by_hand() -> None:
     assert made.node.by_hand
     ticks(made, 2, "pause")
     assert not made.node.by_hand
+
+
+def test_nobody_there_is_a_stop_on_the_way_to_the_next_start_too() -> None:
+    made = running(heartbeat=True)
+    assert ticks(made, 1, "success") is State.HOMING
+    made.world.unheard = True
+    assert ticks(made, 45) is State.HOMING, "as long as the threshold"
+    assert ticks(made, 30) is State.STOPPED
+    assert made.node.chain.latched is not None
+    assert made.node.chain.latched[0] is Reason.HEARTBEAT
+    assert smooth(made)
+
+
+def test_an_episode_waits_for_pictures_of_its_own_start() -> None:
+    made = running(episodes=5)
+    (feed,) = made.node.episodes.feeds
+    before = feed.latest
+    made.world.still = True
+    assert ticks(made, 60, "success") is State.ARMED
+    assert before is not None
+    assert feed.latest is None, "what the camera showed before is of the episode before"
+    assert ticks(made, 10, "start") is State.ARMED
+    made.world.still = False
+    ticks(made, 1)
+    assert ticks(made, 1, "start") is State.RUNNING
+
+
+def test_a_real_camera_gives_a_policy_as_many_pictures_as_a_rehearsal(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    asked = dict[str, float]()
+
+    def feed(name: str, device: object, *, hz: float = 10.0) -> Any:
+        asked[name] = hz
+        return FakeFeed(World())
+
+    monkeypatch.setattr("vlmrl.deploy.v4l2.find_spec", lambda name: object())
+    monkeypatch.setattr(deploy, "V4l2Feed", feed)
+    monkeypatch.setattr(deploy, "SimulatedFeed", feed)
+    monkeypatch.setattr(deploy, "Recorder", lambda path: FakeRecorder(World()))
+    pilot = PolicyPilot(FakeInference(World(), about=About("sees", cameras=("front", "judge"))), SPEC, ActionQueue())
+    config = deploy.DeployConfig(
+        driver="mujoco",
+        cameras=("judge",),
+        devices={"front": "/dev/video0", "side": "/dev/video1"},
+        store=str(tmp_path / "s"),
+    )
+    with deploy.node(config, pilot, tmp_path, whole=False):
+        pass
+    assert asked == {"judge": 30.0, "front": 30.0, "side": 10.0}
+
+
+def test_a_leader_is_asked_once_a_tick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    given = dict[str, Any]()
+
+    def made(spec: object, *, name: str, **options: Any) -> FakeRobot:
+        given.update(options)
+        return FakeRobot(World())
+
+    monkeypatch.setattr(deploy, "robot", made)
+    monkeypatch.setattr(deploy, "run", lambda config, pilot, folder, whole: None)
+    jobs.register()
+    deploy.record(
+        compose("record", ["by=leader", "leader_port=/dev/ttyACM1", "leader_options={baud: 500000}"]), tmp_path
+    )
+    assert given == {"once": True, "port": "/dev/ttyACM1", "baud": 500000}
 
 
 def test_an_automatic_run_goes_on_after_a_stop_where_an_operator_is_there() -> None:

@@ -52,6 +52,45 @@ def test_a_policy_that_is_killed_is_started_again() -> None:
     env.close()
 
 
+def test_a_policy_server_that_is_gone_in_an_episode_is_waited_for() -> None:
+    pytest.importorskip("websockets", reason="pip install 'vlmrl[remote]'")
+    from test_policy_server import serving
+
+    from vlmrl.deploy.inference import Worker
+    from vlmrl.evaluate.candidates import Candidate
+    from vlmrl.policy import UniformPolicy
+    from vlmrl.sim import load_task
+
+    task = load_task("so101/reach")
+    observation = {"state": np.zeros(15, np.float32)}
+
+    def answered(seconds: float) -> bool:
+        """Ask again and again, as the node does, which never waits long."""
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            if not worker.busy:
+                worker.ask(observation, 5)
+            begin = time.monotonic()
+            found = worker.answer(0.005)
+            assert time.monotonic() - begin < 2.0, "but for the moment in which another process is started"
+            if found is not None:
+                return True
+            time.sleep(0.015)
+        return False
+
+    with serving(UniformPolicy(6)) as port:
+        worker = Worker(Candidate(f"ws://127.0.0.1:{port}"), task)
+        worker.reset(task.instruction, 0)
+        assert answered(60.0)
+    assert not answered(0.5), "nobody is there"
+    with serving(UniformPolicy(6), port=port):
+        assert answered(120.0)
+        assert 1 <= worker.restarts <= 3
+    with pytest.raises(RobotError, match=r"the policy's process ended 4 times; .*127\.0\.0\.1"):
+        answered(120.0)
+    worker.close()
+
+
 def test_a_policy_that_cannot_be_loaded_is_told() -> None:
     from vlmrl.deploy.inference import Worker
     from vlmrl.errors import VlmrlError

@@ -21,7 +21,7 @@ from vlmrl.learn.device import carried, move
 from vlmrl.learn.macro import chunked
 from vlmrl.learn.sampling import FLOW_TIME, denoise, rounds, schedule
 from vlmrl.learn.unet import Convolution
-from vlmrl.nn import Normaliser, pick_device
+from vlmrl.nn import Normaliser, StackedMLP, pick_device, together
 from vlmrl.policy import LearnedPolicy, LearnedValue, RerankedPolicy
 from vlmrl.types import Transitions
 
@@ -586,4 +586,32 @@ def test_a_compiled_convolution_is_the_same_convolution(kernel: int, monkeypatch
     found.square().sum().backward()
     torch.testing.assert_close(found, wanted)
     for mine, theirs in zip((x.grad, convolution.weight.grad, convolution.bias.grad), gradients, strict=True):
+        torch.testing.assert_close(mine, theirs)
+
+
+@pytest.mark.parametrize("layer_norm", [True, False])
+@pytest.mark.parametrize("hidden", [(), (16,), (16, 16)])
+def test_compiled_networks_are_the_same_networks(
+    layer_norm: bool, hidden: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generator = seeded()
+    sizes = [(2, 7, 1), (1, 4, 1), (1, 4, 3)]  # critics, value and actor: other inputs, other outputs
+    nets = [
+        StackedMLP(members, (inputs, *hidden, outputs), layer_norm=layer_norm, generator=generator)
+        for members, inputs, outputs in sizes
+    ]
+    shown = [torch.randn(5, inputs, requires_grad=True) for _, inputs, _ in sizes]
+
+    def outcome() -> list[torch.Tensor]:
+        out = together(list(zip(nets, shown, strict=True)))
+        sum(one.square().sum() for one in out).backward()
+        everything = [*shown, *(p for net in nets for p in net.parameters())]
+        gradients = [one.grad for one in everything]
+        for one in everything:
+            one.grad = None
+        return [*out, *gradients]
+
+    wanted = outcome()
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    for mine, theirs in zip(outcome(), wanted, strict=True):
         torch.testing.assert_close(mine, theirs)

@@ -83,6 +83,7 @@ def serving(
     *,
     tokens: Mapping[str, str] | None = None,
     keys: tuple[str, ...] = ("state",),
+    port: int = 0,
     **limits: Any,
 ) -> Generator[int]:
     """The port of a server that runs in a thread."""
@@ -95,7 +96,7 @@ def serving(
 
     async def run() -> None:
         found["loop"], found["task"] = asyncio.get_running_loop(), asyncio.current_task()
-        await server.run("127.0.0.1", 0, ready=told)
+        await server.run("127.0.0.1", port, ready=told)
 
     def thread() -> None:
         with pytest.raises(asyncio.CancelledError):

@@ -224,6 +224,8 @@ def test_a_restored_state_continues_exactly_in_another_environment(env: "SimEnv"
     state, picture, actions = env.sim_state(), env.frame(), _actions(env, 15, seed=2)
     onward = _run(env, actions)
     for other in _environment(env.task.name):
+        other.set_sim_state(state)  # as the first thing that it is asked to do
+        np.testing.assert_array_equal(other.sim_state(), state)
         other.reset(seed=99)
         other.set_sim_state(state)
         np.testing.assert_array_equal(other.sim_state(), state)

@@ -44,7 +44,9 @@ def together(nets: Sequence[tuple[StackedMLP, Tensor]], dtype: torch.dtype = tor
     Matrix products run in `dtype`, everything else and the result in float32. On a CPU with small networks the
     number of operations is the cost: this halves it.
     """
-    first = [_layer(net, 0, x if x.dim() == 3 else x.expand(len(net.biases[0]), *x.shape), dtype) for net, x in nets]
+    if torch.compiler.is_compiling():
+        return _compilable(nets, dtype)
+    first = [_layer(net, 0, _each(net, x), dtype) for net, x in nets]
     if (layers := len(nets[0][0].weights)) == 1:
         return [one.float() for one in first]
     h = torch.cat(first)
@@ -56,14 +58,38 @@ def together(nets: Sequence[tuple[StackedMLP, Tensor]], dtype: torch.dtype = tor
     return [_layer(net, layers - 1, part, dtype).float() for (net, _), part in zip(nets, slices, strict=True)]
 
 
+def _each(net: StackedMLP, x: Tensor) -> Tensor:
+    """The input of every member."""
+    return x if x.dim() == 3 else x.expand(len(net.biases[0]), *x.shape)
+
+
 def _layer(net: StackedMLP, k: int, h: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.baddbmm(net.biases[k].to(dtype), h.to(dtype), net.weights[k].to(dtype))
 
 
 def _activate(h: Tensor, layer_norm: bool) -> Tensor:
-    h = nn.functional.layer_norm(h, h.shape[-1:]) if layer_norm else h
-    # Compiled relu keeps a mask of booleans for its gradient, which torch 2.13 writes one by one: half of IQL's time.
-    return 0.5 * (h + h.abs()) if torch.compiler.is_compiling() else torch.relu(h)
+    return torch.relu(nn.functional.layer_norm(h, h.shape[-1:]) if layer_norm else h)
+
+
+def _compilable(nets: Sequence[tuple[StackedMLP, Tensor]], dtype: torch.dtype) -> list[Tensor]:
+    """The same for a compiler, which makes one pass of all that lies between two products.
+
+    So biases cost nothing there, and first and last layers are one product too, narrower ones filled up with zeros.
+    """
+    layers = list(zip(*(zip(net.weights, net.biases, strict=True) for net, _ in nets), strict=True))
+    widest = max(x.shape[-1] for _, x in nets)
+    h = torch.cat([nn.functional.pad(_each(net, x), (0, widest - x.shape[-1])) for net, x in nets])
+    for k, layer in enumerate(layers):
+        if k > 0:
+            h = nn.functional.layer_norm(h, h.shape[-1:]) if nets[0][0].layer_norm else h
+            h = 0.5 * (h + h.abs())  # relu keeps booleans for its gradient, which torch 2.13 writes one by one
+        inputs, outputs = (max(weight.shape[axis] for weight, _ in layer) for axis in (1, 2))
+        room = [(0, outputs - weight.shape[2], 0, inputs - weight.shape[1]) for weight, _ in layer]
+        weight = torch.cat([nn.functional.pad(w, more) for (w, _), more in zip(layer, room, strict=True)])
+        bias = torch.cat([nn.functional.pad(b, more[:2]) for (_, b), more in zip(layer, room, strict=True)])
+        h = torch.bmm(h.to(dtype), weight.to(dtype)).float() + bias
+    parts = h.split([len(net.biases[0]) for net, _ in nets])
+    return [part[..., : net.biases[-1].shape[-1]] for (net, _), part in zip(nets, parts, strict=True)]
 
 
 class Normaliser(nn.Module):

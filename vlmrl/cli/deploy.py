@@ -251,7 +251,7 @@ def node(config: Hardware, pilot: Pilot, folder: Path, *, whole: bool) -> Genera
             operators=_operators(config, stack, spec, pilot),
         )
         print(f"task: {settings.instruction}", flush=True)
-        stack.enter_context(_signals(made))
+        stack.enter_context(signals(made))
         yield made
 
 
@@ -301,7 +301,7 @@ def _teller(folder: Path) -> Any:
 
 
 @contextmanager
-def _signals(made: Node) -> Generator[None]:
+def signals(made: Node) -> Generator[None]:
     """Ctrl-C, SIGTERM and a terminal that is closed bring the robot to rest; a second one ends at once."""
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -147,8 +147,9 @@ def _go(name: str, settings: list[str] | None, driver: str, goal: Callable[[Any]
     """Bring a robot to a pose that depends on where it is; how long it took, s.
 
     Raises:
-        RobotError: if the chain stops it, or it does not answer.
+        RobotError: if the chain or a signal stops it, or it does not answer.
     """
+    from vlmrl.cli.deploy import signals
     from vlmrl.deploy.drivers import robot
     from vlmrl.deploy.node import Node
     from vlmrl.deploy.state import Settings as NodeSettings
@@ -162,9 +163,12 @@ def _go(name: str, settings: list[str] | None, driver: str, goal: Callable[[Any]
     node.goal_from = goal
     node.say("home")
     begin = time.monotonic()
-    node.run(until=lambda made: made.state in (State.ARMED, State.STOPPED, State.FAULT))
+    with signals(node):
+        node.run(until=lambda made: made.state in (State.ARMED, State.STOPPED, State.FAULT))
     if node.chain.latched is not None:
         raise RobotError(f"stopped on the way: {node.chain.latched[1]}")
+    if node.ended:
+        raise RobotError(f"{node.ended} on the way; the arm came to rest and holds")
     return spec, time.monotonic() - begin
 
 

@@ -35,7 +35,8 @@ def problems(
     for feed in episodes.feeds:
         age = np.inf if feed.latest is None else now - feed.latest.time
         if feed.failed or not age < _FRESH_S:
-            found.append(feed.failed or f"camera {feed.name!r} has given no picture for {age:.1f} s")
+            since = f" for {age:.1f} s" if np.isfinite(age) else " yet"
+            found.append(feed.failed or f"camera {feed.name!r} has given no picture{since}")
     if isinstance(pilot, PolicyPilot):
         blind = [name for name in pilot.inference.about.cameras if name not in episodes.cameras]
         here = ", ".join(episodes.cameras) or "none"

@@ -171,7 +171,8 @@ class SafetyChain:
 
     def memory(self) -> Float64[np.ndarray, " M"]:
         """All that the next steps depend on; the words of a latched stop are not kept."""
-        motion, latched = self.motion, float(self.latched[0]) if self.latched else 0.0
+        motion = self._motion or Motion.at_rest(self.spec.home)  # before `begin`, so that its length is known
+        latched = float(self.latched[0]) if self.latched else 0.0
         bounds = (motion.position, motion.velocity, motion.acceleration, self._low, self._high)
         times = [*self._watch.memory(), *self._waiting.begins("hold")]
         return np.concatenate([*bounds, [*self._excess, latched, *times]])
