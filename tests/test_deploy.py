@@ -16,7 +16,7 @@ from vlmrl.cli import deploy, jobs
 from vlmrl.cli.deploy import signals
 from vlmrl.config import compose
 from vlmrl.deploy.homing import Homing
-from vlmrl.deploy.inference import About, Inline
+from vlmrl.deploy.inference import About, Answer, Inline
 from vlmrl.deploy.node import Node
 from vlmrl.deploy.pilot import KeyboardPilot, LeaderPilot, PolicyPilot, mismatch
 from vlmrl.deploy.recorder import PERSON
@@ -658,6 +658,30 @@ def test_a_chunk_that_comes_when_it_is_over_gives_its_last_action_and_is_counted
 
 
 # ---- report
+
+
+@pytest.mark.parametrize("seam", ["fade", "anchor", "ensemble", "hold"])
+def test_after_a_late_answer_the_next_is_of_its_own_tick_again(seam: str) -> None:
+    class Slow(FakeInference):
+        """Answers with the tick at which it was asked, while it is waited for; what is asked at 3 or 4 a tick later."""
+
+        now = 0
+
+        def answer(self, wait_s: float) -> Answer | None:
+            in_time = wait_s and self._asked not in (3, 4)
+            if not self.busy or not (in_time or self.now > self._asked):
+                return None
+            self.busy = False
+            return Answer(self._asked, np.full((1, 6), self._asked / 100), 0.001)
+
+    inference = Slow(World())
+    pilot = PolicyPilot(inference, SPEC, ActionQueue(seam), wait_s=0.005)
+    pilot.begin("", 0, leader_seen(0.0))
+    done = list[float]()
+    for inference.now in range(8):
+        asked = pilot.ask({}, leader_seen(inference.now / 50), inference.now).position
+        done.append(round(100 * float(((np.asarray(asked) - SPEC.centre) / SPEC.half)[0]), 6))
+    assert done == [0, 1, 2, 2, 3, 5, 6, 7]
 
 
 def test_the_report_counts_and_fails_what_crosses_a_threshold() -> None:

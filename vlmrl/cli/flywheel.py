@@ -23,7 +23,7 @@ from vlmrl.cli import run
 from vlmrl.cli.label import Labels, pick_camera
 from vlmrl.cli.reward import read_labels
 from vlmrl.cli.settings import RunConfig, check_columns
-from vlmrl.cli.train import train_all
+from vlmrl.cli.train import check_chunk, train_all
 from vlmrl.errors import ConfigError
 from vlmrl.evaluate.candidates import Arm, Candidate
 from vlmrl.evaluate.gate import Decision, Rule, decide, held_out
@@ -75,6 +75,8 @@ class FlywheelConfig:
     learner: Any = None
     """Algorithm of the challenger."""
     obs: tuple[str, ...] = ("state",)
+    chunk: int = 1
+    """Actions in a row that the policy takes for one, as of `vlmrl train`."""
     action: str = "action_requested"
     """Column of actions to learn: what was asked of the robot, or `action`, what was sent."""
     seed: int = 0
@@ -108,6 +110,7 @@ def main(content: Mapping[str, Any], folder: Path) -> None:
     """Take the turn that a composed configuration describes."""
     config = configuration.build(FlywheelConfig, content, where="flywheel")
     task = checked(config, folder)
+    check_chunk(config.chunk, content["learner"])
     added = merge(folder / "store", [Path(path) for path in config.recorded])
     store = Store.open(folder / "store")
     held_out(config.gate, store.episodes.seed.tolist())

@@ -16,7 +16,7 @@ from vlmrl.cli.choosing import pick_camera
 from vlmrl.cli.collect import progress_bar
 from vlmrl.cli.distill import distill_all
 from vlmrl.cli.settings import RunConfig, continues, fitting, pick_task
-from vlmrl.cli.train import Training, train_all
+from vlmrl.cli.train import Training, check_chunk, train_all
 from vlmrl.errors import ConfigError
 from vlmrl.evaluate import collect, job, report, results
 from vlmrl.evaluate.candidates import Arm, Candidate, Mixture
@@ -37,6 +37,8 @@ def main(content: Mapping[str, Any], folder: Path) -> None:
     config = configuration.build(RunConfig, content, where="run")
     task = pick_task(config)
     check(config.shaping, of_actions=config.reward.input == "state_action")
+    for settings in (content["learner"], content["bc"] | {"name": "bc"}):
+        check_chunk(config.chunk, settings)
     content = dict(content) | {"task": task.name if task else None}
     continues(content, folder)
     store = Store.open(config.store) if config.store else collected(config, task, folder)
@@ -145,6 +147,7 @@ def plan(
             curve_every=config.evaluate.curve_every,
             curve_episodes=config.evaluate.curve_episodes,
             tracker=config.tracker,
+            chunk=config.chunk,
         )
         for (arm, seed), column in rewards.items()
     ]

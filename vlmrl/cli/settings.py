@@ -1,6 +1,7 @@
 """Settings of the main job, and the checks that they pass before anything is collected or asked."""
 
 import dataclasses
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -70,6 +71,8 @@ class RunConfig:
     learner: Any = None
     """Algorithm of the arms constant, learned and ground_truth."""
     obs: tuple[str, ...] = ("state",)
+    chunk: int = 1
+    """Actions in a row that policies take for one (learners iql, td3bc; bc too), and value functions judge together."""
     arms: tuple[str, ...] = ARMS
     seeds: tuple[int, ...] = (0,)
     """Training seeds; each trains its own reward and its own policies. One is a smoke test, five make a claim."""
@@ -89,7 +92,9 @@ def continues(content: Mapping[str, Any], folder: Path) -> None:
     path = folder / "config.json"
     if not path.is_file():
         return
-    before, now = (flatten({k: v for k, v in c.items() if k not in FREE}) for c in (read_json(path), content))
+    # A setting that a run of an earlier version did not have yet had what is the default now.
+    begun = json.loads(json.dumps(dataclasses.asdict(RunConfig()))) | read_json(path)
+    before, now = (flatten({k: v for k, v in c.items() if k not in FREE}) for c in (begun, content))
     changed = [k for k in {**before, **now} if before.get(k) != now.get(k)]
     if changed:
         differences = "; ".join(f"{k} was {before.get(k)!r}, is {now.get(k)!r}" for k in changed)

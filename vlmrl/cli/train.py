@@ -265,6 +265,19 @@ def main(content: Mapping[str, Any], folder: Path) -> None:
         print(f"the best of each by {config.choose}, apart: vlmrl evaluate policy=FOLDER/best versus=FOLDER")
 
 
+def check_chunk(chunk: int, settings: Mapping[str, Any]) -> None:
+    """Refuse chunks of a learner that does not take them, or that remembers what it saw.
+
+    Raises:
+        ConfigError: naming those that do, or what is in the way.
+    """
+    if chunk != 1 and (name := settings["name"]) not in CHUNKED:
+        have = ", ".join(CHUNKED)
+        raise ConfigError(f"chunk={chunk}: learner {name!r} does not take it; those that do: {have}")
+    if chunk != 1 and settings.get("history", 1) > 1:
+        raise ConfigError(f"chunk={chunk}: learner {settings['name']!r} then looks at one observation, learner.history=1")
+
+
 def check(config: TrainConfig, settings: Mapping[str, Any], store: Store) -> None:
     """Refuse settings that do not go together, or not with the learner's or the store; warn of pictures that are old.
 
@@ -275,13 +288,7 @@ def check(config: TrainConfig, settings: Mapping[str, Any], store: Store) -> Non
         raise ConfigError(
             f"unknown reward column {config.reward!r}; have: {', '.join(sorted(store.rewards())) or 'none'}"
         )
-    if config.chunk != 1 and (name := settings["name"]) not in CHUNKED:
-        have = ", ".join(CHUNKED)
-        raise ConfigError(f"chunk={config.chunk}: learner {name!r} does not take it; those that do: {have}")
-    if config.chunk != 1 and settings.get("history", 1) > 1:
-        raise ConfigError(
-            f"chunk={config.chunk}: learner {settings['name']!r} then looks at one observation, learner.history=1"
-        )
+    check_chunk(config.chunk, settings)
     wants = {
         "learner=filtered_bc": settings["name"] == "filtered_bc",
         "sampling.temperature": config.sampling.temperature,

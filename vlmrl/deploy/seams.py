@@ -36,6 +36,8 @@ class ActionQueue:
     _plan: dict[int, Float[np.ndarray, " A"]] = field(default_factory=dict)
     _chunks: list[tuple[int, Float[np.ndarray, "h A"]]] = field(default_factory=list)
     _last: Float[np.ndarray, " A"] | None = None
+    _makeshift: bool = False
+    """Whether what is planned is the end of a chunk that came too late: used unless a better one comes in time."""
 
     def __post_init__(self) -> None:
         if self.seam not in get_args(Seam):
@@ -45,22 +47,26 @@ class ActionQueue:
 
     def clear(self) -> None:
         """Start an episode."""
-        self._plan, self._chunks, self._last = {}, [], None
+        self._plan, self._chunks, self._last, self._makeshift = {}, [], None, False
 
     def left(self, tick: int) -> int:
-        """Actions for this tick and those after it."""
-        return sum(k >= tick for k in self._plan)
+        """Actions that were meant for this tick and those after it."""
+        return 0 if self._makeshift else sum(k >= tick for k in self._plan)
 
     def put(self, chunk: Float[np.ndarray, "h A"], asked: int, tick: int) -> None:
         """Take a chunk that was asked for at one tick, and comes before another is executed."""
         waited = not self.left(tick)
         over = 0 if self.seam == "hold" and waited else tick - asked
-        self.stale += over >= len(chunk)
-        fresh = chunk[over:] if over < len(chunk) else chunk[-1:]
+        makeshift = over >= len(chunk)
+        self.stale += makeshift
+        fresh = chunk[-1:] if makeshift else chunk[over:]
         if self._last is not None and self._last.shape != fresh.shape[1:]:
             # No action of this robot; the safety chain says so when its turn comes.
             self.clear()
         old = [self._plan[k] for k in sorted(self._plan) if k >= tick]
+        if self._makeshift:
+            old, self._chunks = [], self._chunks[:-1]
+        self._makeshift = makeshift
         if self.seam == "ensemble":
             self._chunks = [(start, c) for start, c in self._chunks if start + len(c) > tick] + [(tick, fresh)]
             joined = [self._average(k) for k in range(tick, max(start + len(c) for start, c in self._chunks))]
@@ -90,8 +96,10 @@ class ActionQueue:
             faded = [(1 - s) * a + s * b for s, a, b in zip(shares, old, fresh, strict=False)]
             return [*faded, *fresh[count:]]
         before = old[0] if old else self._last
-        if self.seam == "anchor" and before is not None:
-            shares = np.clip(1 - np.arange(len(fresh)) / self.fade, 0, 1)
+        # The shift is over by the chunk's end: one of a single action would otherwise never leave where it began.
+        count = min(self.fade, len(fresh) - 1)
+        if self.seam == "anchor" and before is not None and count:
+            shares = np.clip(1 - np.arange(len(fresh)) / count, 0, 1)
             return list(fresh + shares[:, None] * (before - fresh[0]))
         return list(fresh) if self.seam == "anchor" else [*old, *fresh]
 
