@@ -275,7 +275,8 @@ def check_chunk(chunk: int, settings: Mapping[str, Any]) -> None:
         have = ", ".join(CHUNKED)
         raise ConfigError(f"chunk={chunk}: learner {name!r} does not take it; those that do: {have}")
     if chunk != 1 and settings.get("history", 1) > 1:
-        raise ConfigError(f"chunk={chunk}: learner {settings['name']!r} then looks at one observation, learner.history=1")
+        name = settings["name"]
+        raise ConfigError(f"chunk={chunk}: learner {name!r} then looks at one observation, learner.history=1")
 
 
 def check(config: TrainConfig, settings: Mapping[str, Any], store: Store) -> None:
