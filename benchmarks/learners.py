@@ -8,7 +8,9 @@ the learned and the true reward) are taken as they are; the other learners are t
 number of updates, and all are evaluated from the same initial states. Nothing is chosen by success: the last weights
 count. Chunks are drawn by smaller networks than the default ones (see SMALL). `iql_chunks` takes so many actions in a
 row for one as diffusion executes at once; `idql` is put together from its halves, the diffusion policy and that critic,
-which `learner=idql` trains side by side without a link between them. Resumable; one thread.
+which `learner=idql` trains side by side without a link between them. `cpl` reads the judge's answers, which are about
+single pictures, and those in RUN/clips, if there are any: `vlmrl label store=RUN/store ask.show=strip out=RUN/clips`,
+with the scripted teacher where none who looks at clips is at hand. Resumable; one thread.
 """
 
 import os
@@ -98,7 +100,12 @@ def plan(run: Path, learners: Sequence[str], seeds: int) -> dict[str, list[Train
         if name in UNREWARDED:
             arms[name] = [training(run, name, own, None, seed) for seed in range(seeds)]
         elif name == "cpl":
-            arms["cpl, answers"] = [training(run, "cpl, answers", own, None, seed, labels=run) for seed in range(seeds)]
+            answers = {"cpl, answers": run, "cpl, clips": run / "clips"}
+            arms |= {
+                title: [training(run, title, own, None, seed, labels=labels) for seed in range(seeds)]
+                for title, labels in answers.items()
+                if labels.is_dir()
+            }
         else:
             for arm, reward in REWARDS.items():
                 title = f"{name}, {reward}"
