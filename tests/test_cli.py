@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from vlmrl import config as configuration
-from vlmrl.cli import help, jobs, settings
+from vlmrl.cli import help, jobs, run, settings
 from vlmrl.cli.train import Training, train
 from vlmrl.errors import ConfigError
 from vlmrl.learn import iql
@@ -187,6 +187,13 @@ def test_a_run_folder_is_not_gone_on_with_under_other_settings(tmp_path: Path) -
     settings.continues(content | {"seeds": [0, 1], "workers": 1}, tmp_path)
     with pytest.raises(ConfigError, match=r"pairs was 5000, is 10.*choose another out"):
         settings.continues(content | {"pairs": 10}, tmp_path)
+    # Begun by a version that had neither: it did what is the default now.
+    older = {k: v for k, v in content.items() if k != "chunk"}
+    older["reward"] = {k: v for k, v in content["reward"].items() if k != "updates"}
+    write_json(tmp_path / "config.json", older)
+    settings.continues(content, tmp_path)
+    with pytest.raises(ConfigError, match="chunk was 1, is 8"):
+        settings.continues(content | {"chunk": 8}, tmp_path)
 
 
 def test_every_job_takes_its_settings_from_the_real_command_line(tmp_path: Path) -> None:
@@ -254,6 +261,18 @@ def test_logs_without_a_simulator_leave_out_what_they_cannot_have(
     assert settings.pick_task(config) is None
     assert settings.fitting(config, store, None).arms == ("bc", "constant", "learned")
     assert "arm ground_truth left out: these logs hold no reward of a simulator" in capsys.readouterr().out
+
+
+def test_chunks_of_the_main_job_are_those_of_every_policy(tmp_path: Path) -> None:
+    store = logs(tmp_path / "logs")
+    content = configuration.compose("run", [f"store={tmp_path / 'logs'}", "chunk=8"])
+    config = configuration.build(settings.RunConfig, content, where="run")
+    columns: dict[tuple[str, int], str | None] = {("bc", 0): None, ("learned", 1): "r"}
+    assert [t.chunk for t in run.plan(config, content, store, columns, tmp_path)] == [8, 8]
+    with pytest.raises(ConfigError, match="chunk=8: learner 'diffusion' does not take it; those that do: "):
+        run.main(configuration.compose("run", ["learner=diffusion", "chunk=8"]), tmp_path / "refused")
+    with pytest.raises(ConfigError, match="chunk=0: at least 1 action wanted"):
+        run.main(configuration.compose("run", ["chunk=0"]), tmp_path / "refused")
 
 
 def test_logs_that_do_not_fit_the_simulation_are_refused_before_any_question(tmp_path: Path) -> None:

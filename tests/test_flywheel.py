@@ -147,6 +147,13 @@ def turn(folder: Path, recorded: Sequence[Path], *further: str) -> dict[str, Any
     return flywheel.turns(folder)[-1].decision or {}
 
 
+def test_a_setting_that_came_later_does_not_begin_old_turns_anew(recorded: list[Path], tmp_path: Path) -> None:
+    store, content = Store.open(recorded[0]), {"task": "cartpole", "incumbent": "", "pairs": 20}
+    before = flywheel.begin(content, store, tmp_path)
+    assert flywheel.begin(content | {"chunk": 1}, store, tmp_path).folder == before.folder
+    assert flywheel.begin(content | {"chunk": 8}, store, tmp_path).folder != before.folder
+
+
 @pytest.fixture
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
     """Episodes of the gate are over soon."""

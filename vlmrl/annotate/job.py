@@ -315,6 +315,7 @@ class _Job:
                         continue
                     begun = time.monotonic()
                     reply = await self._ask(item.query)
+                    quick = time.monotonic() - begun < _OVERLAPS_S
                 except LastReplyError as e:
                     self._outbox.append((item.key, e.reply))  # committed with the next, or at the end
                     await self._fail(e)
@@ -328,7 +329,6 @@ class _Job:
                     if kept:
                         await kept
                     kept = asyncio.create_task(self._keep(entry, failed_before=item.failed))
-                    quick = time.monotonic() - begun < _OVERLAPS_S
                     if quick or reply.error or self._counts.trouble:
                         # Nothing more is paid for where that may end the job. And where answers come as fast as they
                         # are written, asking meanwhile gains nothing, and a kill would lose them.

@@ -38,6 +38,8 @@ from vlmrl.types import Preferences
 
 FREE = ("out", "recorded", "ledger", "workers")
 """Settings that no result depends on, but through the data."""
+LATER = {"chunk": 1}
+"""Settings that came after the first turns, with what was done before: turns of then keep their names."""
 ABOUT = ("sentence", "camera", "ask")
 """Settings that say what a label is about: labels of another turn with others are left out."""
 
@@ -184,11 +186,11 @@ def as_run(config: FlywheelConfig, turn: Turn) -> RunConfig:
 def begin(content: Mapping[str, Any], store: Store, folder: Path) -> Turn:
     """The turn of these data and settings: gone on with, or begun against who is in service now."""
     settings = masked({key: value for key, value in content.items() if key not in FREE})
-    place = folder / "turns" / digest({"data": store.data_hash, "settings": settings})[:12]
+    known = {key: value for key, value in settings.items() if (key, value) not in LATER.items()}
+    place = folder / "turns" / digest({"data": store.data_hash, "settings": known})[:12]
     if not (place / "turn.json").is_file():
-        known = turns(folder)
         begun = {
-            "number": len(known) + 1,
+            "number": len(turns(folder)) + 1,
             "episodes": len(store.episodes),
             "incumbent": service(folder) or content["incumbent"],
             "settings": settings,

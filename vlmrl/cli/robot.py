@@ -168,7 +168,7 @@ def _go(name: str, settings: list[str] | None, driver: str, goal: Callable[[Any]
     if node.chain.latched is not None:
         raise RobotError(f"stopped on the way: {node.chain.latched[1]}")
     if node.ended:
-        raise RobotError(f"{node.ended} on the way; the arm came to rest and holds")
+        raise RobotError(f"{node.ended} on the way")
     return spec, time.monotonic() - begin
 
 

@@ -93,8 +93,11 @@ def continues(content: Mapping[str, Any], folder: Path) -> None:
     if not path.is_file():
         return
     # A setting that a run of an earlier version did not have yet had what is the default now.
-    begun = json.loads(json.dumps(dataclasses.asdict(RunConfig()))) | read_json(path)
-    before, now = (flatten({k: v for k, v in c.items() if k not in FREE}) for c in (begun, content))
+    usual = json.loads(json.dumps(dataclasses.asdict(RunConfig())))
+    first, before, now = (
+        flatten({k: v for k, v in c.items() if k not in FREE}) for c in (usual, read_json(path), content)
+    )
+    before = {key: first[key] for key in now.keys() & first.keys()} | before
     changed = [k for k in {**before, **now} if before.get(k) != now.get(k)]
     if changed:
         differences = "; ".join(f"{k} was {before.get(k)!r}, is {now.get(k)!r}" for k in changed)

@@ -266,11 +266,13 @@ def main(content: Mapping[str, Any], folder: Path) -> None:
 
 
 def check_chunk(chunk: int, settings: Mapping[str, Any]) -> None:
-    """Refuse chunks of a learner that does not take them, or that remembers what it saw.
+    """Refuse chunks without an action, and those of a learner that does not take them, or that remembers what it saw.
 
     Raises:
         ConfigError: naming those that do, or what is in the way.
     """
+    if chunk < 1:
+        raise ConfigError(f"chunk={chunk}: at least 1 action wanted")
     if chunk != 1 and (name := settings["name"]) not in CHUNKED:
         have = ", ".join(CHUNKED)
         raise ConfigError(f"chunk={chunk}: learner {name!r} does not take it; those that do: {have}")

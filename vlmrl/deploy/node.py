@@ -89,14 +89,14 @@ class Node:
     # ---- what others may do
 
     def say(self, word: str) -> None:
-        """Hear an operator, from any thread; acted on at the next tick, a stop before everything else.
+        """Hear an operator, from any thread; acted on at the next tick, a stop or quit before everything else.
 
         Raises:
             ConfigError: if it is no word of WORDS.
         """
         if word not in WORDS:
             raise unknown("word", word, WORDS)
-        self._said.appendleft(word) if word == "stop" else self._said.append(word)
+        self._said.appendleft(word) if word in ("stop", "quit") else self._said.append(word)
         self.alive()
 
     @property
@@ -317,7 +317,7 @@ class Node:
 
     def _obey(self) -> None:
         """Do what operators have said, as far as the state allows it."""
-        while self._said:
+        while self._said and not self.ended:
             word = self._said.popleft()
             match word, self.state:
                 case "quit", _:

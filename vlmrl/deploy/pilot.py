@@ -85,7 +85,8 @@ class PolicyPilot:
     """The critic's of the last chunk, where one chose it."""
     _recent: Recent | None = None
     _waited: list[int] = field(default_factory=list[int])
-    _late_since: float | None = None
+    _meant: float | None = None
+    """For when the last action was meant, s: later than this by so much is how late the policy is."""
 
     @property
     def name(self) -> str:
@@ -96,14 +97,14 @@ class PolicyPilot:
         """Start an episode with the policy's chance drawn from the seed."""
         del seen
         self.queue.clear()
-        self._recent, self._late_since, self.value = None, None, None
+        self._recent, self._meant, self.value = None, None, None
         self.inference.reset(instruction, seed)
 
     def forget(self) -> None:
         """What was asked and answered before is over: somebody else has moved the robot, or time has passed."""
         self.queue.clear()
         self.inference.forget()
-        self._recent, self._late_since = None, None
+        self._recent, self._meant = None, None
 
     def ask(self, observation: Mapping[str, np.ndarray], seen: Observed, tick: int) -> Asked:
         """The action of this tick; where the policy is late, the one before once more."""
@@ -115,13 +116,10 @@ class PolicyPilot:
         if not self.inference.busy and self.queue.left(tick) <= self._lead():
             self.inference.ask(self._recent.shown(), tick)
             self._fetch(0.0 if self.queue.left(tick) else self.wait_s, tick)
-        action = self.queue.take(tick)
-        if action is not None:
-            self._late_since = None
-            return Asked(self._position(action))
-        self._late_since = seen.time if self._late_since is None else self._late_since
-        last = self.queue.last
-        return Asked(None if last is None else self._position(last), seen.time - self._late_since)
+        fresh, last = self.queue.take(tick), self.queue.last
+        if fresh is not None or self._meant is None:
+            self._meant = seen.time - self.queue.behind * self.spec.period
+        return Asked(None if last is None else self._position(last), seen.time - self._meant)
 
     def _fetch(self, wait_s: float, tick: int) -> None:
         answer = self.inference.answer(wait_s)

@@ -106,7 +106,7 @@ class Report:
             "reasons": {reason.name.lower(): n for reason, n in self.tally.reasons.most_common()},
             "clipped": self.clipped,
             "jumps": {"count": len(self.jumps), "largest": max(self.jumps, default=0.0)},
-            "stale_chunks": self.stale,
+            "late_actions": self.stale,
             "policy_restarts": self.restarts,
             "priority": self.priority,
             "discarded": self.discarded,
@@ -128,8 +128,8 @@ class Report:
             "",
             f"{tally.overruns} of {tally.ticks} ticks were late, {tally.missed} readings failed; priority: "
             f"{self.priority or 'as it was'}",
-            f"{len(self.jumps)} seams, largest change {max(self.jumps, default=0.0):.3f}; {self.stale} chunks too "
-            f"late, {self.restarts} restarts of the policy",
+            f"{len(self.jumps)} seams, largest change {max(self.jumps, default=0.0):.3f}; {self.stale} ticks took "
+            f"an action that came too late, {self.restarts} restarts of the policy",
         ]
         told = ", ".join(f"{r.name.lower()} {n / max(tally.ticks, 1):.1%}" for r, n in tally.reasons.most_common())
         lines.append(f"commands changed: {told or 'never'}; a person in command {tally.person} ticks")

@@ -32,12 +32,16 @@ class ActionQueue:
     jumps: list[float] = field(default_factory=list[float])
     """Largest change of any number of the action at each seam."""
     stale: int = 0
-    """Chunks that came when all their ticks were over; their last action was taken."""
+    """Ticks that took the last action of a chunk that came when all its ticks were over."""
+    behind: int = 0
+    """Ticks since that for which the action taken last was meant."""
     _plan: dict[int, Float[np.ndarray, " A"]] = field(default_factory=dict)
     _chunks: list[tuple[int, Float[np.ndarray, "h A"]]] = field(default_factory=list)
     _last: Float[np.ndarray, " A"] | None = None
-    _makeshift: bool = False
-    """Whether what is planned is the end of a chunk that came too late: used unless a better one comes in time."""
+    _makeshift: int = 0
+    """By how many ticks what is planned, the end of a chunk, comes too late: used unless a better one comes in time."""
+    _seam: bool = False
+    """Whether the next action that is taken is the first of its chunk."""
 
     def __post_init__(self) -> None:
         if self.seam not in get_args(Seam):
@@ -47,7 +51,8 @@ class ActionQueue:
 
     def clear(self) -> None:
         """Start an episode."""
-        self._plan, self._chunks, self._last, self._makeshift = {}, [], None, False
+        self._plan, self._chunks, self._last = {}, [], None
+        self.behind, self._makeshift, self._seam = 0, 0, False
 
     def left(self, tick: int) -> int:
         """Actions that were meant for this tick and those after it."""
@@ -57,8 +62,9 @@ class ActionQueue:
         """Take a chunk that was asked for at one tick, and comes before another is executed."""
         waited = not self.left(tick)
         over = 0 if self.seam == "hold" and waited else tick - asked
-        makeshift = over >= len(chunk)
-        self.stale += makeshift
+        makeshift = max(0, over - len(chunk) + 1)
+        if makeshift and not waited:
+            return  # what was meant for these ticks is here already
         fresh = chunk[-1:] if makeshift else chunk[over:]
         if self._last is not None and self._last.shape != fresh.shape[1:]:
             # No action of this robot; the safety chain says so when its turn comes.
@@ -72,14 +78,17 @@ class ActionQueue:
             joined = [self._average(k) for k in range(tick, max(start + len(c) for start, c in self._chunks))]
         else:
             joined = self._joined(old, fresh)
-        if self._last is not None:
-            self.jumps.append(float(np.abs(joined[0] - self._last).max()))
-        self._plan = dict(enumerate(joined, tick))
+        self._plan, self._seam = dict(enumerate(joined, tick)), True
 
     def take(self, tick: int) -> Float[np.ndarray, " A"] | None:
         """The action of a tick; None where there is none."""
         action = self._plan.pop(tick, None)
-        self._last = self._last if action is None else action
+        if action is None:
+            return None
+        if self._seam and self._last is not None:
+            self.jumps.append(float(np.abs(action - self._last).max()))
+        self.stale += self._makeshift > 0
+        self._last, self._seam, self.behind = action, False, self._makeshift
         return action
 
     @property
@@ -96,10 +105,8 @@ class ActionQueue:
             faded = [(1 - s) * a + s * b for s, a, b in zip(shares, old, fresh, strict=False)]
             return [*faded, *fresh[count:]]
         before = old[0] if old else self._last
-        # The shift is over by the chunk's end: one of a single action would otherwise never leave where it began.
-        count = min(self.fade, len(fresh) - 1)
-        if self.seam == "anchor" and before is not None and count:
-            shares = np.clip(1 - np.arange(len(fresh)) / count, 0, 1)
+        if self.seam == "anchor" and before is not None and len(fresh) > 1:  # a single one would never leave its place
+            shares = np.clip(1 - np.arange(len(fresh)) / self.fade, 0, 1)
             return list(fresh + shares[:, None] * (before - fresh[0]))
         return list(fresh) if self.seam == "anchor" else [*old, *fresh]
 

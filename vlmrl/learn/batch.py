@@ -148,7 +148,7 @@ def standardise_reward(transitions: Transitions) -> Float32[np.ndarray, " N"]:
 def compiled(function: FunctionT, when: str, *, updates: int, least: int = 20_000) -> FunctionT:
     """The function through `torch.compile`, where that pays.
 
-    Compiling takes 5 to 60 s, a C++ compiler and Python's headers, and saves a quarter of each update: `auto` wants
+    Compiling takes 5 to 60 s, a C++ compiler and Python's headers, and saves a third of each update: `auto` wants
     `least` of them.
     """
     compiler = shutil.which(os.environ.get("CXX", "g++")) is not None

@@ -171,7 +171,7 @@ class SafetyChain:
 
     def memory(self) -> Float64[np.ndarray, " M"]:
         """All that the next steps depend on; the words of a latched stop are not kept."""
-        motion = self._motion or Motion.at_rest(self.spec.home)  # before `begin`, so that its length is known
+        motion = self._motion or Motion.at_rest(np.full(len(self.spec.joints), np.nan))  # it has not begun
         latched = float(self.latched[0]) if self.latched else 0.0
         bounds = (motion.position, motion.velocity, motion.acceleration, self._low, self._high)
         times = [*self._watch.memory(), *self._waiting.begins("hold")]
@@ -182,8 +182,9 @@ class SafetyChain:
         count = len(self.spec.joints)
         position, velocity, acceleration, self._low, self._high = memory[: 5 * count].reshape(5, count).copy()
         box, near, latched, *times = map(float, memory[5 * count :])
-        self._motion = Motion(position, velocity, acceleration)
-        self._braking, self._excess = self._mover.brake(self._motion), (box, near)
+        self._motion = None if np.isnan(position).any() else Motion(position, velocity, acceleration)
+        self._braking = self._mover.brake(self._motion) if self._motion else None
+        self._excess = (box, near)
         self.latched = (Reason(int(latched)), "") if latched else None
         self._watch.remember(times[:2])
         self._waiting.begin({"hold": times[2]})
