@@ -4,13 +4,14 @@
     python benchmarks/learners.py runs/learners/drawer_open [RUN ...] [--seeds 2] [--learners td3bc,diffusion]
 
 A RUN is the folder of a main job, whose logs, answers, reward columns and policies (behaviour, bc, iql on a constant,
-the learned and the true reward) are taken as they are; the other learners are trained on the same columns, for the same
-number of updates, and all are evaluated from the same initial states. Nothing is chosen by success: the last weights
-count. Chunks are drawn by smaller networks than the default ones (see SMALL). `iql_chunks` takes so many actions in a
-row for one as diffusion executes at once; `idql` is put together from its halves, the diffusion policy and that critic,
-which `learner=idql` trains side by side without a link between them. `cpl` reads the judge's answers, which are about
-single pictures, and those in RUN/clips, if there are any: `vlmrl label store=RUN/store ask.show=strip out=RUN/clips`,
-with the scripted teacher where none who looks at clips is at hand. Resumable; one thread.
+the learned and the true reward) are taken as they are; the other learners are trained on the same columns, for the
+same number of updates, and all are evaluated from the same initial states. Nothing is chosen by success: the last
+weights count. Chunks are drawn by smaller networks than the default ones (see SMALL). `bc_chunks` and `iql_chunks`
+take so many actions in a row for one as diffusion executes at once; `idql` is put together from its halves, the
+diffusion policy and that critic, which `learner=idql` trains side by side without a link between them. `cpl` reads the
+judge's answers, which are about single pictures, and those in RUN/clips, if there are any: `vlmrl label
+store=RUN/store ask.show=strip out=RUN/clips`, with the scripted teacher where none who looks at clips is at hand.
+Resumable; one thread.
 """
 
 import os
@@ -46,15 +47,16 @@ LEARNERS: dict[str, dict[str, Any]] = {
     "td3bc": {},
     "calql": {},
     "cpl": {},
+    "bc_chunks": {"name": "bc"},
     "iql_chunks": {"name": "iql"},
     "diffusion": SMALL,
     "flow": SMALL,
 }
 CHUNKS = 8
-"""Actions of `iql_chunks`: as many as diffusion executes."""
+"""Actions of `bc_chunks` and `iql_chunks`: as many as diffusion executes."""
 SAMPLES = 32
 """Chunks among which the critic of idql chooses."""
-UNREWARDED = ("diffusion", "flow")
+UNREWARDED = ("bc_chunks", "diffusion", "flow")
 """Learners that read no reward."""
 
 
@@ -128,7 +130,7 @@ def training(
         str(folder),
         curve_episodes=0,
         labels=str(labels) if labels else None,
-        chunk=CHUNKS if name.startswith("iql_chunks") else 1,
+        chunk=CHUNKS if "_chunks" in name else 1,
     )
 
 
