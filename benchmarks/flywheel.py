@@ -43,7 +43,7 @@ def record(candidate: Candidate, place: Path, task_name: str, episodes: int, *, 
         task=task_name, driver="mujoco", lockstep=True, episodes=episodes - done, seed=seed + done, store=str(store)
     )
     pilot = PolicyPilot(Inline(candidate.make(task)), load_robot(task.physics.name), ActionQueue("hold"), 0)
-    with node(config, pilot, place, whole=False) as made:
+    with node(config, pilot, place, whole=True) as made:
         report = made.run()
     if report.ended != "all episodes done":
         raise SystemExit(report.ended)

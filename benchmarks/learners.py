@@ -177,15 +177,24 @@ def candidates(folders: Sequence[str]) -> tuple[Candidate, ...]:
 
 
 def lines(rollouts: Mapping[str, Sequence[Any]]) -> list[str]:
-    """The table; differences from cloning are of the seeds that both have."""
+    """The table; differences from cloning are of the seeds that both have, and of chunks from cloning of chunks too."""
     success = {name: results.stacked(several) for name, several in rollouts.items()}
-    rows = ["| learner, reward | seeds x starts | success | minus bc | return |", "|---|---|---|---|---|"]
+    rows = [
+        "| learner, reward | seeds x starts | success | minus bc | minus bc_chunks | return |",
+        "|---|---|---|---|---|---|",
+    ]
+
+    def minus(name: str, base: str) -> str:
+        if name in ("behaviour", "bc", base) or base not in success:
+            return ""
+        least = min(len(success[name]), len(success[base]))
+        return str(difference(success[name][:least], success[base][:least]))
+
     for name, found in success.items():
-        least = min(len(found), len(success["bc"]))
-        versus = "" if name in ("behaviour", "bc") else str(difference(found[:least], success["bc"][:least]))
         size = f"{len(found)} x {found.shape[1]}" if name != "behaviour" else f"- x {found.shape[1]}"
         returns = sum(float(one.returns.mean()) for one in rollouts[name]) / len(found)
-        rows.append(f"| {name} | {size} | {rate(found).percent()} | {versus} | {returns:.0f} |")
+        whole = minus(name, "bc_chunks") if name.startswith("iql_chunks") else ""
+        rows.append(f"| {name} | {size} | {rate(found).percent()} | {minus(name, 'bc')} | {whole} | {returns:.0f} |")
     return rows
 
 

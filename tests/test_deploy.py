@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import signal
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from safety_attack import violations
 from vlmrl.cli import deploy, jobs
 from vlmrl.cli.deploy import signals
 from vlmrl.config import compose
+from vlmrl.deploy import recorder
 from vlmrl.deploy.homing import Homing
 from vlmrl.deploy.inference import About, Answer, Inline
 from vlmrl.deploy.node import Node
@@ -517,7 +519,7 @@ def test_a_real_camera_gives_a_policy_as_many_pictures_as_a_rehearsal(
     monkeypatch.setattr("vlmrl.deploy.v4l2.find_spec", lambda name: object())
     monkeypatch.setattr(deploy, "V4l2Feed", feed)
     monkeypatch.setattr(deploy, "SimulatedFeed", feed)
-    monkeypatch.setattr(deploy, "Recorder", lambda path: FakeRecorder(World()))
+    monkeypatch.setattr(deploy, "Recorder", lambda path, waits: FakeRecorder(World()))
     pilot = PolicyPilot(FakeInference(World(), about=About("sees", cameras=("front", "judge"))), SPEC, ActionQueue())
     config = deploy.DeployConfig(
         driver="mujoco",
@@ -558,6 +560,39 @@ def test_an_automatic_run_goes_on_after_a_stop_where_an_operator_is_there() -> N
     report = made.node.run(until=lambda node: made.world.time > 120)
     assert report.ended == "all episodes done", made.told
     assert len(report.outcomes) == 2
+
+
+def test_a_recorder_that_is_behind_but_writes_is_no_failure(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    time, said, pending = [0.0], deque[str](), list[object]()
+
+    class Slow:
+        """A process that takes one episode in 20 s; what it has not taken waits since the first."""
+
+        dead = False
+        behind_s = property(lambda self: time[0] if len(pending) > 1 else 0.0)
+
+        def __init__(self, function: object, path: object) -> None: ...
+
+        def send(self, episode: object) -> None:
+            pending.append(episode)
+
+        def hear(self) -> str | None:
+            return said.popleft() if said else None
+
+        def close(self) -> None: ...
+
+    monkeypatch.setattr(recorder, "Child", Slow)
+    monkeypatch.setattr(recorder, "now", lambda: time[0])
+    made = recorder.Recorder(tmp_path)
+    for k in range(5):
+        made.put(k)  # type: ignore[arg-type]
+    for _ in range(3):
+        time[0] += 20.0
+        pending.pop(0)
+        said.append("")
+        assert made.failed == ""
+    time[0] += 31.0
+    assert made.failed == "the recorder has not taken an episode for 30 s"
 
 
 # ---- people

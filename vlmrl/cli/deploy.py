@@ -212,7 +212,7 @@ def node(config: Hardware, pilot: Pilot, folder: Path, *, whole: bool) -> Genera
         connected = _robot(config, spec, scene, simulated)
         path = Path(config.store or folder / "store")
         open_store(path, scene, spec)
-        recorder = Recorder(path)
+        recorder = Recorder(path, waits=config.lockstep)
         stack.callback(recorder.close)
         person = pilot if isinstance(pilot, KeyboardPilot) else KeyboardPilot(spec)
         settings = Settings(

@@ -20,6 +20,7 @@ from vlmrl.store import Store
 from vlmrl.types import NO_FRAME, Episode, Frames
 
 _SLOW_S = 30.0
+_PATIENCE_S = 60.0
 PERSON = 128
 """Added to a row's reason where a person was in command."""
 
@@ -125,9 +126,10 @@ def described(scene: Scene, spec: RobotSpec) -> dict[str, dict[str, Any]]:
 class Recorder:
     """Appends episodes in a process of its own, which also finishes what it was given when the node is killed."""
 
-    def __init__(self, path: Path) -> None:
-        """Append to the store at a path."""
+    def __init__(self, path: Path, *, waits: bool = False) -> None:
+        """Append to the store at a path; `waits`: each `put` until its episode is written, where time waits too."""
         self._failed, self._child, self._given, self._written = "", Child(_write, path), 0, 0
+        self._moved, self._waits = now(), waits
         self.path = path
 
     @property
@@ -139,10 +141,10 @@ class Recorder:
     def failed(self) -> str:
         """Why nothing can be recorded any more, empty where it can."""
         while (said := self._child.hear()) is not None:
-            self._written, self._failed = self._written + (not said), self._failed or said
+            self._written, self._failed, self._moved = self._written + (not said), self._failed or said, now()
         if self._child.dead and not self._failed:
             self._failed = "the recorder's process has ended"
-        if self._child.behind_s > _SLOW_S and not self._failed:
+        if min(self._child.behind_s, now() - self._moved) > _SLOW_S and not self._failed:
             self._failed = f"the recorder has not taken an episode for {_SLOW_S:.0f} s"
         return self._failed
 
@@ -150,16 +152,22 @@ class Recorder:
         """Have an episode written."""
         self._given += 1
         self._child.send(episode)
+        if self._waits:
+            self._settle(_PATIENCE_S)
 
-    def close(self, patience_s: float = 60.0) -> None:
+    def _settle(self, patience_s: float) -> None:
+        """Wait until all is written, or nothing can be."""
+        until = now() + patience_s
+        while not self.failed and self._written < self._given and now() < until:
+            time.sleep(0.01)
+
+    def close(self, patience_s: float = _PATIENCE_S) -> None:
         """Wait until all is written.
 
         Raises:
             DataError: if it could not be.
         """
-        until = now() + patience_s
-        while not self.failed and self._written < self._given and now() < until:
-            time.sleep(0.01)
+        self._settle(patience_s)
         failed, missing = self.failed, self._given - self._written
         self._child.close()
         if missing:
