@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from deploy_fakes import SPEC, Bench, FakeFeed, FakeInference, FakeRecorder, FakeRobot, World, bench
+from report_run import episode
 from safety_attack import violations
 
 from vlmrl.cli import deploy, jobs
@@ -585,7 +586,7 @@ def test_a_recorder_that_is_behind_but_writes_is_no_failure(monkeypatch: pytest.
     monkeypatch.setattr(recorder, "now", lambda: time[0])
     made = recorder.Recorder(tmp_path)
     for k in range(5):
-        made.put(k)  # type: ignore[arg-type]
+        made.put(episode(k))
     for _ in range(3):
         time[0] += 20.0
         pending.pop(0)
