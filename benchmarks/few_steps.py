@@ -36,7 +36,7 @@ from vlmrl.runfolder import read_json  # noqa: E402
 from vlmrl.sim import load_task  # noqa: E402
 
 ALL = "ddpm"
-FEW = {"ddim": (16, 10, 5), "dpm_solver": (5,)}
+FEW = {"ddpm": (10, 5), "ddim": (16, 10, 5), "dpm_solver": (5,)}
 """Evaluations of the network for a chunk."""
 
 
@@ -80,7 +80,7 @@ def milliseconds(place: Path, calls: int = 10) -> float:
     policy = LearnedPolicy.from_pretrained(str(place))
     policy.block = 0
     policy.reset(np.ones(1, np.bool_), [""], np.random.default_rng(0))
-    numbers = len(policy.actor.observation.shift) // policy.actor.history
+    numbers = len(policy.actor.observation.shift)
     shown, took = {"state": np.zeros((1, policy.actor.history, numbers), np.float32)}, list[float]()
     for _ in range(calls):
         start = time.process_time()

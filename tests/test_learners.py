@@ -332,13 +332,13 @@ def perfect_velocity(x: Tensor, time: Tensor, seen: Tensor) -> Tensor:
     return (t * SPREAD**2 - (1 - t)) / (t**2 * SPREAD**2 + (1 - t) ** 2) * x
 
 
-def deviation(steps: int, *, eta: float) -> float:
+def deviation(steps: int, *, eta: float, first: int | None = None) -> float:
     """Of what DDIM makes of unit normal numbers with `perfect_noise`: each step is linear, so variances follow."""
     f = np.cos((np.arange(101) / 100 + 0.008) / 1.008 * np.pi / 2) ** 2
     kept = np.cumprod(1 - np.minimum(1 - f[1:] / f[:-1], 0.999))
     variance, stride = 1.0, 100 // steps
-    for t in range(100 - stride, -1, -stride):
-        after = kept[t - stride] if t else 1.0
+    for t in range(100 - stride if first is None else first, -1, -stride):
+        after = kept[t - stride] if t >= stride else 1.0
         fresh = eta**2 * (1 - after) / (1 - kept[t]) * (1 - kept[t] / after)
         total = kept[t] * SPREAD**2 + 1 - kept[t]
         whole, noise = np.sqrt(kept[t]) * SPREAD**2 / total, np.sqrt(1 - kept[t]) / total
@@ -350,6 +350,7 @@ def deviation(steps: int, *, eta: float) -> float:
     ("sampler", "steps", "wanted"),
     [
         ("ddpm", 100, deviation(100, eta=1)),
+        ("ddpm", 5, deviation(5, eta=1, first=99)),
         ("ddim", 100, deviation(100, eta=0)),
         ("ddim", 10, deviation(10, eta=0)),
         ("dpm_solver", 20, 0.94 * SPREAD),

@@ -24,10 +24,11 @@ class Config(ChunkConfig):
 
     training_steps: int = 100
     sampler: Literal["ddpm", "ddim", "dpm_solver"] = "ddim"
-    """Of the saved policy. ddpm: as many steps as in training, chance in each; ddim and dpm_solver: `steps`."""
+    """Of the saved policy. ddpm draws chance in each step; with ddim and dpm_solver all chance is in the first."""
     steps: int = 16
-    """Network evaluations for a chunk by ddim (paper: 10 to 16) or dpm_solver. Fewer make actions too alike: of a
-    deviation of 0.3 a perfect network keeps 82 and 84 % with 10 steps, 90 and 94 % with 20, 95 % by ddpm with 100."""
+    """Network evaluations for a chunk (paper: 100 by ddpm, 10 to 16 by ddim). Fewer make actions too alike where no
+    chance comes in between: of a deviation of 0.3 a perfect network keeps 82 (ddim) and 84 % (dpm_solver) with 10 steps,
+    90 and 94 % with 20, 95 % by ddpm with 100. Five of ddpm did a task as well as 100 (docs/learning.md)."""
 
 
 @dataclass
@@ -45,12 +46,11 @@ def batches(config: Config, transitions: Transitions, *, generator: torch.Genera
 
 def init(config: Config, transitions: Transitions, *, generator: torch.Generator) -> State:
     """A fresh network whose normalisers fit `transitions`."""
-    steps = config.training_steps if config.sampler == "ddpm" else config.steps
     state = fresh(
         config,
         transitions,
         config.sampler,
-        steps=steps,
+        steps=config.steps,
         training_steps=config.training_steps,
         generator=generator,
     )

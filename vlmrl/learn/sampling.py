@@ -35,7 +35,9 @@ def schedule(sampler: Sampler, training_steps: int) -> Any:
     if sampler == "dpm_solver":
         # The cosine schedule ends in almost pure noise, where log SNR has no bottom: diffusers' value for it.
         return DPMSolverMultistepScheduler(**common, lambda_min_clipped=-5.1)
-    return DDIMScheduler(**common, clip_sample=True)
+    # From the noisiest step on, however few there are.
+    spacing = "trailing" if sampler == "ddpm" else "leading"
+    return DDIMScheduler(**common, clip_sample=True, timestep_spacing=spacing)
 
 
 def rounds(sampler: Sampler, steps: int) -> int:
