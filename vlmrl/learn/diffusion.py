@@ -27,8 +27,8 @@ class Config(ChunkConfig):
     """Of the saved policy. ddpm draws chance in each step; with ddim and dpm_solver all chance is in the first."""
     steps: int = 16
     """Network evaluations for a chunk (paper: 100 by ddpm, 10 to 16 by ddim). Fewer make actions too alike where no
-    chance comes in between: of a deviation of 0.3 a perfect network keeps 82 (ddim) and 84 % (dpm_solver) with 10 steps,
-    90 and 94 % with 20, 95 % by ddpm with 100. Five of ddpm did a task as well as 100 (docs/learning.md)."""
+    chance comes in between: of a deviation of 0.3 a perfect network keeps 82 (ddim) and 84 % (dpm_solver) with 10
+    steps, 90 and 94 % with 20, 95 % by ddpm with 100. Five of ddpm did a task as well as 100 (docs/learning.md)."""
 
 
 @dataclass
