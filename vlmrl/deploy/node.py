@@ -317,11 +317,12 @@ class Node:
 
     def _obey(self) -> None:
         """Do what operators have said, as far as the state allows it."""
-        while self._said and not self.ended:
+        while self._said:
             word = self._said.popleft()
             match word, self.state:
                 case "quit", _:
                     self._finish("ended by the operator")
+                    self._said.clear()
                 case "stop", State.FAULT | State.DISCONNECTED:
                     pass
                 case "stop", _:
