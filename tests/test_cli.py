@@ -271,7 +271,7 @@ def test_chunks_of_the_main_job_are_those_of_every_policy(tmp_path: Path) -> Non
     assert [t.chunk for t in run.plan(config, content, store, columns, tmp_path)] == [8, 8]
     with pytest.raises(ConfigError, match="chunk=8: learner 'diffusion' does not take it; those that do: "):
         run.main(configuration.compose("run", ["learner=diffusion", "chunk=8"]), tmp_path / "refused")
-    with pytest.raises(ConfigError, match="chunk=0: at least 1 action wanted"):
+    with pytest.raises(ConfigError, match="chunk=0: wanted at least 1 action"):
         run.main(configuration.compose("run", ["chunk=0"]), tmp_path / "refused")
 
 

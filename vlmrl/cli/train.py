@@ -272,7 +272,7 @@ def check_chunk(chunk: int, settings: Mapping[str, Any]) -> None:
         ConfigError: naming those that do, or what is in the way.
     """
     if chunk < 1:
-        raise ConfigError(f"chunk={chunk}: at least 1 action wanted")
+        raise ConfigError(f"chunk={chunk}: wanted at least 1 action")
     if chunk != 1 and (name := settings["name"]) not in CHUNKED:
         have = ", ".join(CHUNKED)
         raise ConfigError(f"chunk={chunk}: learner {name!r} does not take it; those that do: {have}")
